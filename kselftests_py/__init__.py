@@ -1,0 +1,1 @@
+"""kselftests-py: what a kernel's userfaultfd protection does, and what it costs."""
