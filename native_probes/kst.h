@@ -37,16 +37,48 @@ bool kst_arg_u64_or(const json_t *args, const char *name, uint64_t dflt, uint64_
 bool kst_arg_str(const json_t *args, const char *name, const char **out, json_t **reply);
 bool kst_arg_bool_or(const json_t *args, const char *name, bool dflt, bool *out, json_t **reply);
 
+/* A word of memory: any integer, a negative one standing for the word with the same bits. */
+bool kst_arg_word_or(const json_t *args, const char *name, uint64_t dflt, uint64_t *out, json_t **reply);
+
+/* The same with bounds, both inclusive. */
+bool kst_arg_range(const json_t *args, const char *name, uint64_t min, uint64_t max, uint64_t *out, json_t **reply);
+bool kst_arg_range_or(const json_t *args, const char *name, uint64_t dflt, uint64_t min, uint64_t max, uint64_t *out,
+		      json_t **reply);
+bool kst_check_range(const char *name, uint64_t value, uint64_t min, uint64_t max, json_t **reply);
+bool kst_arg_str_or(const json_t *args, const char *name, const char *dflt, const char **out, json_t **reply);
+
 /* True when the negative control `name` is on in this subject. */
 bool kst_control(const struct kst_subject *s, const char *name);
 
 /* Tables of operations; each ends with {NULL, NULL}. */
 extern const struct kst_op kst_region_ops[];   /* region.c: memory of the subject */
-extern const struct kst_op kst_uffd_ops[];     /* uffd.c: userfaultfd ioctls and events */
+extern const struct kst_op kst_memory_ops[];   /* memory.c: patterns in memory, madvise and its kin */
+extern const struct kst_op kst_uffd_ops[];     /* uffd.c: userfaultfd ioctls */
+extern const struct kst_op kst_event_ops[];    /* events.c: poll and read of userfaultfd events */
+extern const struct kst_op kst_process_ops[];  /* fork.c: the subject as a process: fork, proc_read, settle */
+extern const struct kst_op kst_control_ops[];  /* control.c: negative controls */
 extern const struct kst_op kst_actor_ops[];    /* actor.c: threads that access memory */
+extern const struct kst_op kst_ticket_ops[];   /* ticket.c: what became of an access */
 extern const struct kst_op kst_pagemap_ops[];  /* pagemap.c: pagemap entries and PAGEMAP_SCAN */
 extern const struct kst_op kst_latency_ops[];  /* latency.c: fault_latency, protect_cost, scan_cost */
 extern const struct kst_op kst_evict_ops[];    /* evict.c: eviction against racing writers */
+
+/*
+ * Answers one parsed request: `run` is called for its operation or for each
+ * one of its batch. Returns the malloc'ed reply line, without newline.
+ */
+typedef json_t *kst_run_fn(void *ctx, const json_t *args);
+char *kst_answer(const json_t *request, kst_run_fn *run, void *ctx);
+char *kst_reply_line(const json_t *id, json_t *error);
+
+/* What the kernel can do, each thing probed (caps.c). */
+json_t *kst_caps(void);
+
+/* A mask of ioctls as JSON: its bit 63, UFFDIO_API itself, does not fit and goes without saying. */
+#define KST_IOCTLS(mask) ((json_int_t)((mask) & INT64_MAX))
+
+#define KST_LINE_MAX (1u << 20)  /* a request */
+#define KST_REPLY_MAX (4u << 20) /* a reply */
 
 /* The front ends' whole interface (agent.c): one request line in, one malloc'ed reply line out. */
 struct kst_agent;

@@ -1,0 +1,121 @@
+"""What the user writes for a kernel, read into one of three plain values."""
+
+from __future__ import annotations
+
+import difflib
+import ipaddress
+import re
+from dataclasses import dataclass
+from pathlib import Path
+
+from kselftests_py.errors import UsageError
+
+FORMS = (
+    "debian:SERIES (as debian:7.3), debian:newest, debian:VERSION, "
+    "image:PATH[,modules=DIR][,config=FILE], host, ssh:[USER@]HOST[:PORT]"
+)
+_KINDS = ("debian", "image", "host", "ssh")
+_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]*")
+_SSH = re.compile(r"(?:(?P<user>[^@]*)@)?(?:\[(?P<ipv6>[^\]]*)\]|(?P<host>[^:@\[\]]*))(?::(?P<port>.*))?")
+
+
+@dataclass(frozen=True)
+class DebianSpec:
+    """A kernel of Debian: ``want`` is a series ("7.3"), "newest", a version or a release."""
+
+    spec: str
+    want: str
+
+
+@dataclass(frozen=True)
+class ImageSpec:
+    """A kernel in files of the user's own; nothing is known of the paths yet."""
+
+    spec: str
+    vmlinuz: Path
+    modules: Path | None
+    config: Path | None
+
+
+@dataclass(frozen=True)
+class RunningKernel:
+    """A kernel that runs already: ``kind`` "host" (this machine) or "ssh" (user, host and port say where).
+
+    ``user`` is None when SSH's own choice of user is to be taken.
+    """
+
+    spec: str
+    kind: str
+    user: str | None = None
+    host: str = ""
+    port: int = 22
+
+    @property
+    def label(self) -> str:
+        """Short name for reports: "host", or the remote machine's name."""
+        return self.host or self.kind
+
+
+def parse(spec: str) -> DebianSpec | ImageSpec | RunningKernel:
+    """Read *spec*; raises UsageError naming the accepted forms."""
+    if any(not letter.isprintable() for letter in spec):
+        raise UsageError(f"kernel {spec!r}: has a character that cannot be printed; accepted: {FORMS}")
+    kind, colon, rest = spec.partition(":")
+    if kind == "host" and not colon:
+        return RunningKernel(spec, "host")
+    if kind == "debian" and rest:
+        if not re.fullmatch(r"[A-Za-z0-9.+~:-]+", rest):
+            raise UsageError(f"kernel {spec!r}: {rest!r} cannot be a version; write as debian:7.3 or debian:newest")
+        return DebianSpec(spec, rest)
+    if kind == "image" and rest:
+        return _image(spec, rest)
+    if kind == "ssh" and rest:
+        return _ssh(spec, rest)
+    close = difflib.get_close_matches(kind, _KINDS, n=1, cutoff=0.5)
+    if kind in _KINDS or not close:
+        hint = ""
+        if re.fullmatch(r"\d+(\.\d+)*", spec):
+            hint = f" (did you mean debian:{spec}?)"
+        elif Path(spec).exists():
+            hint = f" (did you mean image:{spec}?)"
+    else:
+        hint = f" (did you mean {close[0] + colon + rest}?)"
+    raise UsageError(f"kernel {spec!r} is of no known form{hint}; accepted: {FORMS}")
+
+
+def _image(spec: str, rest: str) -> ImageSpec:
+    # A comma may be part of a file name: only ",modules=" and ",config=" end one.
+    first, *options = re.split(r",(?=(?:modules|config)=)", rest)
+    given = dict(option.split("=", 1) for option in options)
+    stray = re.search(r",([A-Za-z]+)=", first)
+    if stray and not Path(first).expanduser().exists():
+        close = difflib.get_close_matches(stray[1], ("modules", "config"), n=1)
+        hint = f" (did you mean {close[0]}?)" if close else ""
+        raise UsageError(f"kernel {spec!r}: unknown option {stray[1]!r}{hint}; known: modules=DIR, config=FILE")
+    if len(given) < len(options) or not first or not all(given.values()):
+        raise UsageError(f"kernel {spec!r}: each of PATH, modules=DIR, config=FILE wants one path; accepted: {FORMS}")
+    paths = {name: Path(value).expanduser().absolute() for name, value in given.items()}
+    return ImageSpec(spec, Path(first).expanduser().absolute(), paths.get("modules"), paths.get("config"))
+
+
+def _ssh(spec: str, rest: str) -> RunningKernel:
+    def wrong(what: str) -> UsageError:
+        return UsageError(f"kernel {spec!r}: {what}; write ssh:USER@HOST[:PORT], an IPv6 address in brackets")
+
+    parts = _SSH.fullmatch(rest)
+    if not parts:
+        raise wrong("cannot tell user, host and port apart")
+    user, host, port = parts["user"], parts["host"] or "", parts["port"]
+    if user is not None and not _NAME.fullmatch(user):
+        raise wrong(f"{user!r} is no user name")
+    if parts["ipv6"] is not None:
+        host = parts["ipv6"]
+        try:
+            ipaddress.IPv6Address(host)
+        except ValueError:
+            raise wrong(f"{host!r} is no IPv6 address") from None
+    elif not _NAME.fullmatch(host):
+        raise wrong(f"{host!r} is no host name")
+    if port is not None and not (re.fullmatch(r"[0-9]{1,5}", port) and 0 < int(port) < 65536):
+        raise wrong(f"{port!r} is no port (1 to 65535)")
+    return RunningKernel(spec, "ssh", user, host, int(port or 22))

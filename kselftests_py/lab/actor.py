@@ -1,0 +1,92 @@
+"""``Actor``: a thread of the subject whose accesses return at once with a ``Ticket``."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import TYPE_CHECKING
+
+from kselftests_py.lab import ops
+from kselftests_py.lab.errors import ProbeError
+from kselftests_py.lab.region import Span
+from kselftests_py.lab.replies import TicketState
+
+if TYPE_CHECKING:
+    from kselftests_py.lab.subject import Subject
+
+
+class Ticket:
+    """One access, or one run of accesses, on its way. No state is guessed: ``done`` and ``blocked`` ask the probe."""
+
+    def __init__(self, subject: Subject, handle: int) -> None:
+        self._subject = subject
+        self.handle = handle
+        self._final: TicketState | None = None
+
+    def wait(self, want: str | None = None, timeout_ms: int | None = None) -> TicketState:
+        """The state once it is *want* (``done``, ``blocked``, or None: either), or at the bound (2 s by default)."""
+        if self._final is None:
+            state = self._subject.call(ops.ticket(self.handle, want, timeout_ms))
+            if state.state != "done":
+                return state
+            self._final = state
+        return self._final
+
+    @property
+    def done(self) -> bool:
+        """True once the access has completed; waits for that, up to 2 s."""
+        return self.wait("done").state == "done"
+
+    @property
+    def blocked(self) -> bool:
+        """True if the thread sleeps in the kernel; waits until it does or the access has completed, up to 2 s."""
+        return self.wait().state == "blocked"
+
+    @property
+    def value(self) -> int:
+        """The 64 bits that the access loaded; waits for it. Raises AssertionError if the access does not complete."""
+        state = self.wait("done")
+        assert state.state == "done", f"the access did not complete: it is {state.state}"
+        if state.value is None:
+            raise ProbeError("the probe reports an access as done without its value")
+        return state.value
+
+    @property
+    def signal(self) -> int | str | None:
+        """The signal that the access raised (SIGSEGV, SIGBUS), or None."""
+        return self.wait("done").signal
+
+    @property
+    def count(self) -> int:
+        """How many of the run's accesses are completed."""
+        return self.wait().count or 0
+
+
+class Actor:
+    """A thread that accesses memory on command, one access at a time; ``tid`` is its thread id."""
+
+    def __init__(self, subject: Subject, handle: int, tid: int) -> None:
+        self._subject = subject
+        self.handle = handle
+        self.tid = tid
+
+    def read(self, addr: int) -> Ticket:
+        """Load 64 bits from *addr*."""
+        return self.access("read", addr)
+
+    def write(self, addr: int, value: int = 0) -> Ticket:
+        """Store the 64-bit *value* at *addr*."""
+        return self.access("write", addr, value)
+
+    def rmw(self, addr: int, value: int = 1) -> Ticket:
+        """Atomically add *value* to the 64 bits at *addr*."""
+        return self.access("rmw", addr, value)
+
+    def access(self, how: str, addr: int, value: int | None = None) -> Ticket:
+        """Access *addr*; *how* is ``read``, ``write``, ``rmw`` or ``exec``."""
+        return Ticket(self._subject, self._subject.call(ops.access(self.handle, how, addr, value)).ticket)
+
+    def touch(self, how: str, span: Span, pages: Iterable[int], value: int | None = None) -> Ticket:
+        """Access the numbered *pages* of *span* in their order; one ticket for them all."""
+        numbers = list(pages)
+        op = ops.touch(self.handle, how, span.addr, span.page_size, numbers, value)
+        return Ticket(self._subject, self._subject.call(op).ticket)

@@ -1,0 +1,45 @@
+"""Set-ups that the suites share: a region of one kind, registered with one protection, not yet protected."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from kselftests_py.lab.constants import RWP, RWP_ASYNC, WP, WP_ASYNC, WP_SHMEM, Feature, Term
+from kselftests_py.lab.region import Region
+from kselftests_py.lab.subject import Subject
+from kselftests_py.lab.uffd import Uffd
+
+FILE_KINDS: list[Any] = ["shmem", "tmpfs", pytest.param("hugetlb", marks=pytest.mark.needs("hugetlb"))]
+"""Shared memory, which can be mapped twice, for ``parametrize("kind", FILE_KINDS)``."""
+KINDS: list[Any] = ["anon", *FILE_KINDS]
+"""All memory that userfaultfd protects."""
+
+
+def features(protection: str, delivery: str, kind: str) -> Term:
+    """The features that *protection* (``rwp``, ``wp``) with *delivery* (``sync``, ``async``) needs on *kind*."""
+    if protection == "rwp":
+        return RWP | RWP_ASYNC if delivery == "async" else RWP
+    wanted = WP if kind == "anon" else WP | WP_SHMEM
+    return wanted | WP_ASYNC if delivery == "async" else wanted
+
+
+def track(
+    subject: Subject,
+    kind: str,
+    protection: str,
+    delivery: str,
+    pages: int,
+    populated: slice = slice(None),
+    extra: Feature | None = None,
+) -> tuple[Region, Uffd]:
+    """A region of *pages* pages whose *populated* ones hold their stamp, registered with *protection*.
+
+    Nothing is protected yet. *extra* are further features to negotiate.
+    """
+    region = subject.region(kind, pages).populate(pages=populated)
+    wanted = features(protection, delivery, kind) | Term(feature=extra or 0)
+    uffd = subject.uffd(wanted)
+    uffd.register(region, RWP if protection == "rwp" else WP)
+    return region, uffd

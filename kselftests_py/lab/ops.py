@@ -1,0 +1,243 @@
+"""Operations of the probe as values: each function makes one request and knows the shape of its reply.
+
+They mirror the table of docs/probe-protocol.md and do nothing by themselves:
+``subject.call(op)`` runs one, ``subject.batch(op, op, ...)`` runs many in one
+round trip. Addresses and lengths are in bytes, bounds in milliseconds.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any, Generic, TypeVar
+
+import msgspec
+
+from kselftests_py.lab import replies
+from kselftests_py.lab.errors import KernelRefused, ProbeError, printable
+
+T_co = TypeVar("T_co", covariant=True)
+
+
+@dataclass(frozen=True)
+class Op(Generic[T_co]):
+    """One operation: its name, the type of its result, its arguments, and the longest it may wait by itself (ms)."""
+
+    name: str
+    reply: type[T_co]
+    args: dict[str, Any] = field(default_factory=dict)
+    wait_ms: int = 0
+
+
+def _op(name: str, reply: type[T_co], /, **args: Any) -> Op[T_co]:
+    """An operation without the arguments that are None (the probe's defaults)."""
+    given = {key: value for key, value in args.items() if value is not None}
+    return Op(name, reply, given, int(given.get("timeout_ms", 0)))
+
+
+def result_of(item: replies.Item, op: Op[T_co]) -> T_co:
+    """The typed result in *item*; raises KernelRefused or ProbeError."""
+    if item.errno is not None:
+        fields = {name: getattr(item, name) for name in ("features", "ioctls", "copied")}
+        raise KernelRefused(item.errno, op.name, item.message, {k: v for k, v in fields.items() if v is not None})
+    if item.error is not None:
+        raise ProbeError(f"the probe refused {op.name}: {printable(item.error)}")
+    if not bytes(item.result):
+        raise ProbeError(f"the probe's answer to {op.name} has neither result nor error")
+    try:
+        return msgspec.json.decode(item.result, type=op.reply)
+    except msgspec.ValidationError as error:
+        raise ProbeError(f"the probe's result of {op.name} has another shape: {error}") from error
+
+
+def hello() -> Op[replies.Hello]:
+    return _op("hello", replies.Hello)
+
+
+def caps() -> Op[replies.Caps]:
+    return _op("caps", replies.Caps)
+
+
+def kernel_log() -> Op[replies.KernelLog]:
+    return _op("kernel_log", replies.KernelLog)
+
+
+def subject_new() -> Op[replies.NewSubject]:
+    return _op("subject_new", replies.NewSubject)
+
+
+def subject_end(subject: int) -> Op[replies.Empty]:
+    return _op("subject_end", replies.Empty, subject=subject)
+
+
+# Memory.
+
+
+def region(kind: str, pages: int, thp: str | None = None, prot: int | None = None) -> Op[replies.NewRegion]:
+    return _op("region", replies.NewRegion, kind=kind, pages=pages, thp=thp, prot=prot)
+
+
+def alias(region: int) -> Op[replies.NewRegion]:
+    return _op("alias", replies.NewRegion, region=region)
+
+
+def unmap(region: int) -> Op[replies.Empty]:
+    return _op("unmap", replies.Empty, region=region)
+
+
+def stamp(addr: int, pages: int, page_size: int, seed: int) -> Op[replies.Empty]:
+    return _op("stamp", replies.Empty, addr=addr, pages=pages, page_size=page_size, seed=seed)
+
+
+def verify(addr: int, pages: int, page_size: int, seed: int) -> Op[replies.Verified]:
+    return _op("verify", replies.Verified, addr=addr, pages=pages, page_size=page_size, seed=seed)
+
+
+def checksum(addr: int, pages: int, page_size: int) -> Op[replies.Sums]:
+    return _op("checksum", replies.Sums, addr=addr, pages=pages, page_size=page_size)
+
+
+def peek(addr: int) -> Op[replies.Value]:
+    return _op("peek", replies.Value, addr=addr)
+
+
+def poke(addr: int, value: int) -> Op[replies.Empty]:
+    return _op("poke", replies.Empty, addr=addr, value=value)
+
+
+def madvise(addr: int, length: int, advice: str) -> Op[replies.Empty]:
+    return _op("madvise", replies.Empty, addr=addr, len=length, advice=advice)
+
+
+def mprotect(addr: int, length: int, prot: int) -> Op[replies.Empty]:
+    return _op("mprotect", replies.Empty, addr=addr, len=length, prot=prot)
+
+
+def munmap(addr: int, length: int) -> Op[replies.Empty]:
+    return _op("munmap", replies.Empty, addr=addr, len=length)
+
+
+def mremap(addr: int, length: int, new_len: int, flags: int, new_addr: int = 0) -> Op[replies.NewAddress]:
+    return _op("mremap", replies.NewAddress, addr=addr, len=length, new_len=new_len, flags=flags, new_addr=new_addr)
+
+
+def punch_hole(region: int, offset: int, length: int) -> Op[replies.Empty]:
+    return _op("punch_hole", replies.Empty, region=region, offset=offset, len=length)
+
+
+def settle(addr: int) -> Op[replies.Empty]:
+    return _op("settle", replies.Empty, addr=addr)
+
+
+# userfaultfd.
+
+
+def uffd_open(flags: int = 0, user_mode_only: bool | None = None) -> Op[replies.NewUffd]:
+    return _op("uffd_open", replies.NewUffd, flags=flags, user_mode_only=user_mode_only)
+
+
+def uffd_api(uffd: int, features: int, api: int | None = None) -> Op[replies.Api]:
+    return _op("uffd_api", replies.Api, uffd=uffd, features=features, api=api)
+
+
+def uffd_close(uffd: int) -> Op[replies.Empty]:
+    return _op("uffd_close", replies.Empty, uffd=uffd)
+
+
+def register(uffd: int, addr: int, length: int, mode: int) -> Op[replies.Ioctls]:
+    return _op("register", replies.Ioctls, uffd=uffd, addr=addr, len=length, mode=mode)
+
+
+def unregister(uffd: int, addr: int, length: int) -> Op[replies.Empty]:
+    return _op("unregister", replies.Empty, uffd=uffd, addr=addr, len=length)
+
+
+def wake(uffd: int, addr: int, length: int) -> Op[replies.Empty]:
+    return _op("wake", replies.Empty, uffd=uffd, addr=addr, len=length)
+
+
+def protect(ioctl: str, uffd: int, addr: int, length: int, mode: int) -> Op[replies.Empty]:
+    """*ioctl* is ``writeprotect`` or ``rwprotect``."""
+    return _op(ioctl, replies.Empty, uffd=uffd, addr=addr, len=length, mode=mode)
+
+
+def set_mode(uffd: int, enable: int, disable: int) -> Op[replies.Empty]:
+    return _op("set_mode", replies.Empty, uffd=uffd, enable=enable, disable=disable)
+
+
+def copy(
+    uffd: int, dst: int, length: int, mode: int = 0, src: int | None = None, seed: int | None = None
+) -> Op[replies.Moved]:
+    return _op("copy", replies.Moved, uffd=uffd, dst=dst, len=length, mode=mode, src=src, seed=seed)
+
+
+def fill(ioctl: str, uffd: int, addr: int, length: int, mode: int = 0) -> Op[replies.Moved]:
+    """*ioctl* is ``zeropage``, ``continue`` or ``poison``."""
+    return _op(ioctl, replies.Moved, uffd=uffd, addr=addr, len=length, mode=mode)
+
+
+def move(uffd: int, dst: int, src: int, length: int, mode: int = 0) -> Op[replies.Moved]:
+    return _op("move", replies.Moved, uffd=uffd, dst=dst, src=src, len=length, mode=mode)
+
+
+def events(uffd: int, maximum: int | None = None, timeout_ms: int = 0) -> Op[replies.Events]:
+    return _op("events", replies.Events, uffd=uffd, max=maximum, timeout_ms=timeout_ms)
+
+
+def poll(uffd: int, timeout_ms: int = 0) -> Op[replies.Polled]:
+    return _op("poll", replies.Polled, uffd=uffd, timeout_ms=timeout_ms)
+
+
+# Actors.
+
+
+def actor() -> Op[replies.NewActor]:
+    return _op("actor", replies.NewActor)
+
+
+def access(actor: int, how: str, addr: int, value: int | None = None) -> Op[replies.NewTicket]:
+    return _op("access", replies.NewTicket, actor=actor, how=how, addr=addr, value=value)
+
+
+def touch(
+    actor: int, how: str, addr: int, stride: int, pages: list[int], value: int | None = None
+) -> Op[replies.NewTicket]:
+    return _op("touch", replies.NewTicket, actor=actor, how=how, addr=addr, stride=stride, pages=pages, value=value)
+
+
+def ticket(ticket: int, want: str | None = None, timeout_ms: int | None = None) -> Op[replies.TicketState]:
+    return _op("ticket", replies.TicketState, ticket=ticket, want=want, timeout_ms=timeout_ms)
+
+
+# What the kernel tells of pages and processes.
+
+
+def pagemap(addr: int, pages: int) -> Op[replies.Entries]:
+    return _op("pagemap", replies.Entries, addr=addr, pages=pages)
+
+
+def pagemap_scan(addr: int, length: int, **args: int) -> Op[replies.Scan]:
+    """*args*: ``flags``, ``category_inverted``, ``category_mask``, ``category_anyof_mask``, ``return_mask``,
+    ``max_pages``, ``vec_len``.
+    """
+    return _op("pagemap_scan", replies.Scan, addr=addr, len=length, **args)
+
+
+def fork(uffd: int | None = None) -> Op[replies.NewSubject]:
+    return _op("fork", replies.NewSubject, uffd=uffd)
+
+
+def proc_read(name: str, maximum: int | None = None) -> Op[replies.ProcText]:
+    return _op("proc_read", replies.ProcText, name=name, max=maximum)
+
+
+def control(name: str) -> Op[replies.Empty]:
+    return _op("control", replies.Empty, name=name)
+
+
+# Native loops.
+
+
+def loop(name: str, reply: type[T_co], wait_ms: int, /, **args: Any) -> Op[T_co]:
+    """A native loop that may work for *wait_ms* before the probe must answer."""
+    given = _op(name, reply, **args)
+    return Op(given.name, given.reply, given.args, wait_ms)

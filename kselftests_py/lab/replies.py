@@ -1,0 +1,260 @@
+"""The shape of every reply of the probe (docs/probe-protocol.md), checked when it is decoded.
+
+The guest is not trusted: counts and texts are bounded here, and a reply of
+another shape is a ``ProbeError``, never a Python error deep in a test.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import msgspec
+from msgspec import Meta, Struct
+
+Handle = Annotated[int, Meta(ge=1, le=1 << 31)]
+Address = Annotated[int, Meta(ge=0, lt=1 << 48)]
+Count = Annotated[int, Meta(ge=0, le=(1 << 63) - 1)]
+Text = Annotated[str, Meta(max_length=1 << 16)]
+Hex = Annotated[str, Meta(pattern=r"^(0x)?[0-9a-fA-F]{1,64}$")]
+MANY = 1 << 18
+
+
+class Item(Struct):
+    """One answer: the result still raw, or why there is none."""
+
+    result: msgspec.Raw = msgspec.Raw()
+    errno: Annotated[str, Meta(max_length=40)] | None = None
+    message: Text = ""
+    error: Text | None = None
+    features: Count | None = None
+    ioctls: Count | None = None
+    copied: int | None = None
+
+
+class Reply(Item):
+    """A reply line: one answer, or those of a batch, or the end of the subject."""
+
+    id: int | None = None
+    results: Annotated[list[Item], Meta(max_length=MANY)] | None = None
+    died: Text | None = None
+    hang: Text | None = None
+
+
+class Empty(Struct):
+    """The operation has nothing to say."""
+
+
+class Hello(Struct):
+    """The probe's greeting: version of the protocol, and the agent's process id."""
+
+    protocol: int
+    pid: Count
+
+
+class Caps(Struct):
+    """Raw answer of ``caps``; ``Capabilities`` gives it meaning."""
+
+    uffd_features: Count
+    uffd_ioctls: Count
+    register_modes: dict[str, dict[str, int | str]]
+    pagemap_scan: bool
+    page_accessed: bool
+    page_idle: bool | int | str = False
+    lru_gen: bool | int | str = False
+    damon: bool | int | str = False
+    soft_dirty: bool | int | str = False
+    swap: bool | int | str = False
+    thp: bool | int | str = False
+    hugetlb_free: Count = 0
+    cpus: Count = 1
+    clocksource: Text = ""
+
+
+class KernelLog(Struct):
+    """Kernel log records since the last look, how many are missing, and /proc/sys/kernel/tainted (-1: unreadable)."""
+
+    lines: Annotated[list[Text], Meta(max_length=2000)]
+    lost: Count
+    taint: Annotated[int, Meta(ge=-1)]
+
+
+class NewSubject(Struct):
+    """A subject made by ``subject_new`` or ``fork``; ``uffd`` is set where EVENT_FORK brought a new descriptor."""
+
+    subject: Handle
+    pid: Count
+    uffd: Handle | None = None
+
+
+class NewRegion(Struct):
+    """A mapping: address and length in bytes."""
+
+    region: Handle
+    addr: Address
+    len: Count
+    page_size: Annotated[int, Meta(ge=4096, le=1 << 30)]
+
+
+class Verified(Struct):
+    """Pages whose bytes are not those of the stamp: the first numbers, and how many in all."""
+
+    bad: Annotated[list[Count], Meta(max_length=64)]
+    bad_count: Count
+
+
+class Sums(Struct):
+    """Checksum of each page."""
+
+    sums: Annotated[list[Hex], Meta(max_length=MANY)]
+
+
+class Value(Struct):
+    """A 64-bit value that was loaded."""
+
+    value: int
+
+
+class NewUffd(Struct):
+    """A userfaultfd."""
+
+    uffd: Handle
+
+
+class Api(Struct):
+    """What UFFDIO_API returned."""
+
+    features: Count
+    ioctls: Count
+
+
+class Ioctls(Struct):
+    """The ioctls a registered range takes, as a mask of their numbers."""
+
+    ioctls: Count
+
+
+class Moved(Struct):
+    """Bytes that COPY, ZEROPAGE, CONTINUE, POISON or MOVE dealt with."""
+
+    copied: int | None = None
+    zeropage: int | None = None
+    mapped: int | None = None
+    updated: int | None = None
+    moved: int | None = None
+
+
+class EventMessage(Struct):
+    """One ``struct uffd_msg``."""
+
+    event: Annotated[str, Meta(max_length=16)]
+    flags: Count = 0
+    address: Count = 0
+    tid: Count | None = None
+
+
+class Events(Struct):
+    """Messages read from a userfaultfd, in order."""
+
+    events: Annotated[list[EventMessage], Meta(max_length=1 << 16)]
+
+
+class Polled(Struct):
+    """``revents`` of poll(2)."""
+
+    revents: Count
+
+
+class NewActor(Struct):
+    """A thread of the subject."""
+
+    actor: Handle
+    tid: Count
+
+
+class NewTicket(Struct):
+    """A promise of an access."""
+
+    ticket: Handle
+
+
+class TicketState(Struct):
+    """``done``, ``blocked`` (the thread sleeps in the kernel) or ``running`` (neither within the bound)."""
+
+    state: Annotated[str, Meta(pattern="^(done|blocked|running)$")]
+    value: int | None = None
+    ticks: Count | None = None
+    signal: int | str | None = None
+    count: Count | None = None
+    wchan: Text | None = None
+
+
+class NewAddress(Struct):
+    """Where a mapping went."""
+
+    addr: Address
+
+
+class Entries(Struct):
+    """Pagemap entries, in hexadecimal, frame numbers cleared."""
+
+    entries: Annotated[list[Hex], Meta(max_length=MANY)]
+
+
+class Scan(Struct):
+    """Answer of PAGEMAP_SCAN: where the walk ended, and [start, end, categories]."""
+
+    walk_end: Address
+    regions: Annotated[list[tuple[Address, Address, Count]], Meta(max_length=1 << 16)]
+
+
+class ProcText(Struct):
+    """Text of a file of /proc/self."""
+
+    text: Annotated[str, Meta(max_length=1 << 20)]
+
+
+class Histogram(Struct):
+    """How often each value came; *unit* ``ticks`` is instructions in exact mode, nanoseconds with ``mono``."""
+
+    unit: Annotated[str, Meta(max_length=16)]
+    counts: Annotated[list[tuple[Count, Count]], Meta(max_length=1 << 16)]
+
+
+class FaultLatency(Struct):
+    """One access to a protected page; ``overhead`` is the same clock reads around an access that is not trapped."""
+
+    histogram: Histogram
+    overhead: Histogram
+    faults: Count
+
+
+class ProtectCost(Struct):
+    """Ticks per call over the whole range."""
+
+    protect: Histogram
+    resolve: Histogram
+    overhead: Histogram
+
+
+class ScanCost(Struct):
+    """Ticks per PAGEMAP_SCAN of the whole range; regions and pages that the last one found."""
+
+    scan: Histogram
+    regions: Count
+    overhead: Histogram
+    accessed: Count | None = None
+
+
+class Evicted(Struct):
+    """Counters of the eviction loop (op ``evict``)."""
+
+    rounds: Count
+    writes: Count
+    reads: Count
+    evicted: Count
+    fetched: Count
+    faults: Count
+    lost_writes: Count
+    asleep: Count
+    hot_evicted: Count
+    first_lost: Text | None = None

@@ -1,0 +1,169 @@
+"""``Subject``: a process of the probe, fresh for one test."""
+
+from __future__ import annotations
+
+from types import TracebackType
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from kselftests_py.lab import ops, replies
+from kselftests_py.lab.actor import Actor
+from kselftests_py.lab.channel import ChannelError
+from kselftests_py.lab.constants import Page, Term, feature_bits
+from kselftests_py.lab.errors import KernelRefused, ProbeError, SubjectGone
+from kselftests_py.lab.ops import Op, result_of
+from kselftests_py.lab.region import Region, Span
+from kselftests_py.lab.uffd import Uffd
+
+if TYPE_CHECKING:
+    from kselftests_py.lab.lab import Lab
+
+_T = TypeVar("_T")
+SCAN_VECTOR = 65536
+"""Most regions that one PAGEMAP_SCAN reports (the probe's limit)."""
+LOOP_MS = 60_000
+"""Bound of a native loop, unless its caller knows better."""
+
+
+class Subject:
+    """A process that maps memory, opens userfaultfds and runs actors; ``pid`` is its process id in the guest.
+
+    Every method raises KernelRefused when the kernel answers with an errno,
+    SubjectDied or SubjectHung when the process is lost.
+    """
+
+    def __init__(self, lab: Lab, handle: int, pid: int) -> None:
+        self._lab = lab
+        self.handle = handle
+        self.pid = pid
+
+    def __enter__(self) -> Subject:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.end()
+
+    def end(self) -> None:
+        """Kill and reap the process. It is no error if it, or the channel to it, is gone already."""
+        try:
+            self._lab.call(ops.subject_end(self.handle))
+        except (ChannelError, ProbeError, SubjectGone):
+            # Whatever broke it has been raised where it broke; a second error here would hide that one.
+            return
+
+    def call(self, op: Op[_T]) -> _T:
+        """Run one operation and return its result."""
+        (item,) = self._items((op,), stop_on_errno=False)
+        return result_of(item, op)
+
+    def batch(self, *batch: Op[Any], stop_on_errno: bool = True) -> list[Any]:
+        """Run operations in order in one round trip; returns their results.
+
+        With *stop_on_errno* the first refusal ends the batch and is raised;
+        without, a refused operation has its ``KernelRefused`` as its result.
+        """
+        results: list[Any] = []
+        for op, item in zip(batch, self._items(batch, stop_on_errno=stop_on_errno), strict=False):
+            try:
+                results.append(result_of(item, op))
+            except KernelRefused as refusal:
+                if stop_on_errno:
+                    raise
+                results.append(refusal)
+        if len(results) != len(batch):
+            raise ProbeError(f"the probe ran {len(results)} of {len(batch)} operations and does not say why")
+        return results
+
+    def _items(self, batch: tuple[Op[Any], ...], *, stop_on_errno: bool) -> list[replies.Item]:
+        items = self._lab.call_subject(self.handle, batch, stop_on_errno=stop_on_errno)
+        if batch and not items:
+            raise ProbeError(f"the probe answered {batch[0].name} with an empty batch")
+        return items
+
+    def control(self, name: str) -> None:
+        """Switch on a negative control of docs/probe-protocol.md: from here on the probe lies in that one way."""
+        self.call(ops.control(name))
+
+    # Memory, descriptors, threads.
+
+    def region(self, kind: str, pages: int, thp: str | None = None, prot: int | None = None) -> Region:
+        """Map *pages* pages of *kind* (see ``Region``), none of them populated."""
+        return Region.of(self, kind, self.call(ops.region(kind, pages, thp, prot)))
+
+    def uffd(self, features: Term | int = 0, user_mode_only: bool | None = None) -> Uffd:
+        """Open a userfaultfd and negotiate *features* (UFFDIO_API)."""
+        handle = self.call(ops.uffd_open(user_mode_only=user_mode_only)).uffd
+        return Uffd(self, handle, self.call(ops.uffd_api(handle, feature_bits(features))))
+
+    def actor(self) -> Actor:
+        """Start a thread."""
+        new = self.call(ops.actor())
+        return Actor(self, new.actor, new.tid)
+
+    def peek(self, addr: int) -> int:
+        """The 64 bits at *addr*, loaded by the subject's own thread: it hangs if the page is protected in sync mode."""
+        return self.call(ops.peek(addr)).value
+
+    def poke(self, addr: int, value: int) -> None:
+        """Store 64 bits at *addr* by the subject's own thread."""
+        self.call(ops.poke(addr, value))
+
+    def fork(self, uffd: Uffd | None = None) -> tuple[Subject, Uffd | None]:
+        """Fork the process: the child as a Subject, and its userfaultfd if *uffd* has EVENT_FORK."""
+        new = self.call(ops.fork(uffd.handle if uffd else None))
+        inherited = Uffd(self, new.uffd, uffd.api) if uffd and new.uffd else None
+        return Subject(self._lab, new.subject, new.pid), inherited
+
+    def pagemap_scan(
+        self, span: Span, mask: Page | int, returns: Page | int | None = None, **args: int
+    ) -> list[tuple[int, int, int]]:
+        """PAGEMAP_SCAN of *span*: list of (start, end, categories), in order of address.
+
+        *mask* is ``category_mask``, *returns* ``return_mask`` (*mask* by default), *args* go to the probe as they
+        are. Raises ProbeError if the answer leaves the span or stops short of its end.
+        """
+        returned = int(mask if returns is None else returns)
+        given = {"vec_len": min(max(len(span), 1), SCAN_VECTOR), **args}
+        scan = self.call(
+            ops.pagemap_scan(span.addr, span.length, category_mask=int(mask), return_mask=returned, **given)
+        )
+        at = span.addr
+        for start, end, _ in scan.regions:
+            if not (at <= start < end <= span.end) or start % 4096 or end % 4096:
+                raise ProbeError(f"PAGEMAP_SCAN reports {start:#x}-{end:#x} in a walk of {at:#x}-{span.end:#x}")
+            at = end
+        if "max_pages" not in args and scan.walk_end != span.end:
+            raise ProbeError(f"PAGEMAP_SCAN ended at {scan.walk_end:#x}, not at {span.end:#x}")
+        return scan.regions
+
+    def proc_read(self, name: str) -> str:
+        """Text of /proc/self/*name*, as the guest wrote it: escape it before showing it."""
+        return self.call(ops.proc_read(name)).text
+
+    # Native loops (docs/probe-protocol.md). ``clock``: ``tsc`` for exact mode, ``mono`` for nanoseconds.
+
+    def fault_latency(
+        self, *, mode: str, delivery: str, kind: str, access: str, pages: int, rounds: int, clock: str
+    ) -> replies.FaultLatency:
+        """One access to a protected page: *mode* is ``wp`` or ``rwp``, *delivery* ``sync`` or ``async``."""
+        args: dict[str, Any] = {"async": delivery == "async", "mode": mode, "kind": kind, "access": access}
+        args |= {"pages": pages, "rounds": rounds, "clock": clock}
+        return self.call(ops.loop("fault_latency", replies.FaultLatency, LOOP_MS, **args))
+
+    def protect_cost(self, *, mode: str, kind: str, pages: int, rounds: int, clock: str) -> replies.ProtectCost:
+        """Histograms of ticks to protect, and to resolve, *pages* pages in one call."""
+        args: dict[str, Any] = {"mode": mode, "kind": kind, "pages": pages, "rounds": rounds, "clock": clock}
+        return self.call(ops.loop("protect_cost", replies.ProtectCost, LOOP_MS, **args))
+
+    def scan_cost(self, *, mode: str, kind: str, pages: int, hot: int, rounds: int, clock: str) -> replies.ScanCost:
+        """Histogram of ticks to scan *pages* pages of which *hot* are hot."""
+        args: dict[str, Any] = {"mode": mode, "kind": kind, "pages": pages, "hot": hot, "rounds": rounds}
+        return self.call(ops.loop("scan_cost", replies.ScanCost, LOOP_MS, **args, clock=clock))
+
+    def evict(
+        self, *, mode: str, pages: int, writers: int, rounds: int, seed: int, variant: str = "documented"
+    ) -> replies.Evicted:
+        """Counters of the eviction loop of a VMM against racing writers."""
+        args: dict[str, Any] = {"mode": mode, "pages": pages, "writers": writers, "rounds": rounds, "seed": seed}
+        return self.call(ops.loop("evict", replies.Evicted, LOOP_MS, **args, variant=variant))

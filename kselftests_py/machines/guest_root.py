@@ -1,0 +1,195 @@
+"""The root file system of a guest: built without root rights from Debian packages, then laid out for one boot.
+
+The recipe is ``vm_images/guest_root``. The base (what the packages give) is
+cached by recipe and packages; each boot gets its own copy, made of hard links
+where the file system allows, with the keys and modules of that boot.
+"""
+
+from __future__ import annotations
+
+import fnmatch
+import hashlib
+import lzma
+import os
+import shutil
+import subprocess
+import tempfile
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import psutil
+from filelock import FileLock
+
+from ..errors import HarnessError
+from ..kernels import KernelImage
+from ..kernels.packages import download_closure
+from ..paths import cache_dir, data_dir
+from .keys import RunKeys
+
+# The NIC's driver. Everything else a guest needs before its first job is loaded by vng's own initramfs.
+_MODULES = ("virtio_net",)
+_DIRECTORIES = ["bin", "dev", "etc", "home", "kst", "lib64", "opt", "proc", "root", "run", "sbin", "srv", "sys", "tmp", "usr/bin", "usr/sbin", "var"]
+_ETC = {
+    "passwd": "root:x:0:0:root:/root:/bin/sh\n",
+    "group": "root:x:0:\n",
+    "shadow": "root:*:1::::::\n",
+    "shells": "/bin/sh\n",
+}
+
+
+def _recipe_lines(name: str) -> list[str]:
+    text = (data_dir("vm_images") / "guest_root" / name).read_text()
+    return [line for line in text.splitlines() if line and not line.startswith("#")]
+
+
+def tree_digest(root: Path) -> str:
+    """SHA-256 over paths, modes and contents below *root*: the same inputs give the same digest."""
+    digest = hashlib.sha256()
+    for path in sorted(root.rglob("*")):
+        name = path.relative_to(root).as_posix()
+        if path.is_symlink():
+            digest.update(f"l {name} {path.readlink()}\n".encode())
+        elif path.is_file():
+            body = path.read_bytes()
+            digest.update(f"f {name} {path.stat().st_mode & 0o777:o} {len(body)}\n".encode() + body)
+        else:
+            digest.update(f"d {name}\n".encode())
+    return digest.hexdigest()
+
+
+def _unpack(root: Path, packages: list[Path], scratch: Path) -> None:
+    for package in packages:
+        subprocess.run(["dpkg-deb", "-x", package, scratch], check=True, capture_output=True)
+    keep = _recipe_lines("keep.txt")
+    for path in sorted(scratch.rglob("*")):
+        name = path.relative_to(scratch).as_posix()
+        if path.is_file() and any(fnmatch.fnmatch(name, pattern) for pattern in keep):
+            target = root / name
+            target.parent.mkdir(parents=True, exist_ok=True)
+            shutil.copyfile(path.resolve(), target)  # a library's version link becomes the library
+            target.chmod(0o755)
+
+
+def _lay_out(root: Path) -> None:
+    for name in _DIRECTORIES:
+        (root / name).mkdir(parents=True, exist_ok=True)
+    for name, text in _ETC.items():
+        (root / "etc" / name).write_text(text)
+    (root / "lib").symlink_to("usr/lib")
+    loader = "ld-linux-x86-64.so.2"
+    (root / "lib64" / loader).symlink_to(f"../usr/lib/x86_64-linux-gnu/{loader}")
+    busybox = root / "usr/bin/busybox"
+    if not busybox.is_file():
+        raise HarnessError("the guest root has no busybox: does keep.txt fit the packages?")
+    applets = subprocess.run([busybox, "--list"], capture_output=True, text=True, check=True).stdout.split()
+    for applet in {*applets, "busybox"}:
+        (root / "bin" / applet).symlink_to("../usr/bin/busybox")
+
+
+def base_root(progress: Callable[[str], None]) -> Path:
+    """The guest root's base, built on first use; :raises HarnessError: the packages are not to be had."""
+    recipe = hashlib.sha256("\n".join(_recipe_lines("packages.txt") + _recipe_lines("keep.txt")).encode()).hexdigest()[
+        :16
+    ]
+    final = cache_dir() / "guest-root" / recipe
+    final.parent.mkdir(parents=True, exist_ok=True)
+    with FileLock(f"{final}.lock"):
+        if not final.is_dir():
+            progress("building the guest root (busybox, dropbear) from Debian packages")
+            with tempfile.TemporaryDirectory(dir=final.parent) as scratch:
+                root, unpacked, debs = (Path(scratch) / name for name in ("root", "unpacked", "debs"))
+                for directory in (root, unpacked, debs):
+                    directory.mkdir()
+                _unpack(root, download_closure(_recipe_lines("packages.txt"), debs, progress), unpacked)
+                _lay_out(root)
+                root.rename(final)
+    return final
+
+
+def _link_tree(source: Path, target: Path) -> None:
+    def link(one: str, other: str) -> None:
+        try:
+            os.link(one, other, follow_symlinks=False)
+        except OSError:  # another file system, or a cache owned by someone else
+            shutil.copy2(one, other, follow_symlinks=False)
+
+    shutil.copytree(source, target, symlinks=True, copy_function=link)
+
+
+@dataclass(frozen=True)
+class BootRoot:
+    """What one boot uses: the guest's root, the kernel with its modules laid out as vng looks for them, the keys."""
+
+    path: Path
+    keys: RunKeys
+
+    @property
+    def root(self) -> Path:
+        return self.path / "root"
+
+    @property
+    def vmlinuz(self) -> Path:
+        return self.path / "kernel" / "vmlinuz"
+
+    def remove(self) -> None:
+        """Take it off the disk; harmless when it is gone."""
+        shutil.rmtree(self.path, ignore_errors=True)
+
+
+def _put_kernel(image: KernelImage, tree: Path) -> None:
+    (tree / "lib" / "modules").mkdir(parents=True)
+    (tree / "vmlinuz").symlink_to(image.vmlinuz.resolve())
+    if image.modules is not None:
+        (tree / "lib" / "modules" / image.release).symlink_to(image.modules.resolve())
+
+
+def _module_files(tree: Path, release: str) -> Iterator[Path]:
+    """The files to insmod for ``_MODULES``, dependencies first; none when they are built in."""
+    for name in _MODULES:
+        command = ["modprobe", "-d", str(tree), "-S", release, "--show-depends", name]
+        shown = subprocess.run(command, capture_output=True, text=True, check=False)
+        for line in shown.stdout.splitlines():
+            if line.startswith("insmod "):
+                yield Path(line.split()[1])
+
+
+def _put_modules(tree: Path, release: str, target: Path) -> None:
+    target.mkdir()
+    order = []
+    for path in _module_files(tree, release):
+        name = path.name.removesuffix(".xz").removesuffix(".zst")
+        if path.suffix == ".xz":
+            (target / name).write_bytes(lzma.decompress(path.read_bytes()))
+        elif path.suffix == ".zst":
+            subprocess.run(["zstd", "-qdf", path, "-o", target / name], check=True)
+        else:
+            shutil.copyfile(path, target / name)
+        order.append(name)
+    (target / "order").write_text("\n".join(order) + "\n")
+
+
+def _remove_stale(boots: Path) -> None:
+    """Boots whose owner is gone (killed) leave their root behind; the next boot takes it away."""
+    for path in boots.iterdir():
+        owner = path.name.partition("-")[0]
+        if owner.isdigit() and not psutil.pid_exists(int(owner)):
+            shutil.rmtree(path, ignore_errors=True)
+
+
+def boot_root(image: KernelImage, agent: Path, progress: Callable[[str], None]) -> BootRoot:
+    """Everything one boot of *image* needs on disk; the caller removes it."""
+    base = base_root(progress)
+    boots = cache_dir() / "boots"
+    boots.mkdir(parents=True, exist_ok=True)
+    _remove_stale(boots)
+    path = Path(tempfile.mkdtemp(dir=boots, prefix=f"{os.getpid()}-"))
+    _link_tree(base, path / "root")
+    share = path / "root" / "kst"
+    shutil.copyfile(agent, share / "agent")
+    shutil.copyfile(data_dir("vm_images") / "guest_root" / "start.sh", share / "start.sh")
+    for program in ("agent", "start.sh"):
+        (share / program).chmod(0o755)
+    _put_kernel(image, path / "kernel")
+    _put_modules(path / "kernel", image.release, share / "modules")
+    return BootRoot(path, RunKeys.make(share))

@@ -1,0 +1,197 @@
+"""SSH: the connection to a guest or a remote host, the probe's channel over it, and the remote host as a machine."""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+import posixpath
+import shlex
+import socket
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import paramiko
+
+from ..errors import BootError, HarnessError
+from ..kernels import RunningKernel
+from ..lab.channel import MAX_REPLY, Channel, ChannelGarbage, ChannelLost, ChannelTimeout
+from .machine import Loss, MachineInfo, MachineLost
+
+_MAX_OUTPUT = 65_536
+# paramiko logs a traceback for each refused connection; what matters comes back as an exception.
+logging.getLogger("paramiko").setLevel(logging.CRITICAL + 1)
+
+
+class SshChannel:
+    """The probe's channel over one SSH session: JSON lines on the agent's stdin and stdout."""
+
+    def __init__(self, session: paramiko.Channel) -> None:
+        self._session = session
+        self._pending = b""
+
+    def call(self, line: bytes, timeout: float) -> bytes:
+        deadline = time.monotonic() + timeout
+        try:
+            self._session.settimeout(timeout)
+            self._session.sendall(line + b"\n")
+            while b"\n" not in self._pending:
+                if len(self._pending) > MAX_REPLY:
+                    raise ChannelGarbage(f"the probe sent {len(self._pending)} bytes without an end of line")
+                self._session.settimeout(max(0.001, deadline - time.monotonic()))
+                got = self._session.recv(65_536)
+                if not got:
+                    raise ChannelLost("the probe's channel was closed by the other side" + self._last_words())
+                self._pending += got
+        except TimeoutError:
+            raise ChannelTimeout(f"no reply of the probe within {timeout:.0f} s") from None
+        except OSError as error:  # also paramiko's "Socket is closed"
+            raise ChannelLost(f"the probe's channel broke: {error}") from None
+        reply, _, self._pending = self._pending.partition(b"\n")
+        return reply
+
+    def _last_words(self) -> str:
+        stderr = self._session.recv_stderr(500) if self._session.recv_stderr_ready() else b""
+        return f" (stderr: {stderr[:200]!r})" if stderr else ""
+
+    def close(self) -> None:
+        self._session.close()
+
+
+class SshConnection:
+    """One authenticated SSH connection; only the given host key is accepted when there is one."""
+
+    def __init__(self, transport: paramiko.Transport) -> None:
+        self._transport = transport
+
+    @staticmethod
+    def open(port: int, client: paramiko.PKey, host_key: paramiko.PKey, timeout: float) -> SshConnection:
+        """Connect to 127.0.0.1:*port* as root; :raises OSError, paramiko.SSHException, EOFError: not there (yet)."""
+        sock = socket.create_connection(("127.0.0.1", port), timeout=timeout)
+        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)  # each request waits for its reply
+        transport = paramiko.Transport(sock)
+        try:
+            transport.banner_timeout = transport.auth_timeout = transport.handshake_timeout = timeout
+            transport.start_client(timeout=timeout)
+            if transport.get_remote_server_key() != host_key:
+                raise HarnessError(f"127.0.0.1:{port} answered with a host key that is not this run's guest")
+            transport.auth_publickey("root", client)
+        except BaseException:
+            transport.close()
+            raise
+        return SshConnection(transport)
+
+    def run(self, command: str, timeout: float, stdin: bytes = b"") -> tuple[int, str]:
+        """Exit code and bounded output of a shell command; :raises ChannelTimeout, ChannelLost:"""
+        session = self._session(timeout)
+        session.set_combine_stderr(True)
+        deadline = time.monotonic() + timeout
+        output = b""
+        try:
+            session.exec_command(command)
+            session.sendall(stdin)
+            session.shutdown_write()
+            while len(output) < _MAX_OUTPUT:
+                session.settimeout(max(0.001, deadline - time.monotonic()))
+                got = session.recv(65_536)
+                if not got:
+                    break
+                output += got
+            return session.recv_exit_status(), output[:_MAX_OUTPUT].decode("utf-8", "replace")
+        except TimeoutError:
+            raise ChannelTimeout(f"no end of '{command}' within {timeout:.0f} s") from None
+        except (OSError, paramiko.SSHException) as error:
+            raise ChannelLost(f"'{command}' broke off: {error}") from None
+        finally:
+            session.close()
+
+    def agent(self, command: str, timeout: float) -> SshChannel:
+        """Start the probe and give its channel."""
+        session = self._session(timeout)
+        session.exec_command(command)
+        return SshChannel(session)
+
+    def _session(self, timeout: float) -> paramiko.Channel:
+        try:
+            return self._transport.open_session(timeout=timeout)
+        except (OSError, paramiko.SSHException, EOFError) as error:
+            raise ChannelLost(f"no SSH session: {error}") from None
+
+    def alive(self) -> bool:
+        return bool(self._transport.is_active())
+
+    def close(self) -> None:
+        self._transport.close()
+
+
+class SshHost:
+    """A running machine that is not ours: the probe is copied to it and run, nothing else is changed."""
+
+    def __init__(self, kernel: RunningKernel, agent: Path, connect_timeout: float = 20) -> None:
+        self._kernel, self._agent, self._timeout = kernel, agent, connect_timeout
+        self._client: paramiko.SSHClient | None = None
+        self._connection: SshConnection | None = None
+        self._channel: SshChannel | None = None
+
+    def start(self) -> MachineInfo:
+        began = time.monotonic()
+        where = (
+            f"ssh:{self._kernel.user or ''}{'@' if self._kernel.user else ''}{self._kernel.host}:{self._kernel.port}"
+        )
+        client = paramiko.SSHClient()
+        client.load_system_host_keys()
+        try:
+            client.connect(
+                self._kernel.host or "",
+                port=self._kernel.port or 22,
+                username=self._kernel.user,
+                timeout=self._timeout,
+                banner_timeout=self._timeout,
+                auth_timeout=self._timeout,
+            )
+        except (OSError, paramiko.SSHException) as error:
+            client.close()
+            raise BootError(f"{where}: no SSH connection ({error}); does 'ssh {where[4:]} true' work?") from None
+        transport = client.get_transport()
+        assert transport is not None  # connect() succeeded
+        self._client, self._connection = client, SshConnection(transport)
+        self._channel = self._connection.agent(f"exec {shlex.quote(self._install())}", self._timeout)
+        return MachineInfo("none", f"{where} is a running machine", boot_s=time.monotonic() - began)
+
+    def _install(self) -> str:
+        """Path of the probe on the host; copied only when one with this content is not there."""
+        assert self._client is not None
+        body = self._agent.read_bytes()
+        remote = posixpath.join("/tmp", f"kst-agent-{hashlib.sha256(body).hexdigest()[:16]}")
+        with self._client.open_sftp() as sftp:
+            try:
+                if sftp.stat(remote).st_size == len(body):
+                    return remote
+            except FileNotFoundError:
+                pass
+            part = f"{remote}.{time.monotonic_ns()}"
+            sftp.put(str(self._agent), part)
+            sftp.chmod(part, 0o755)
+            sftp.posix_rename(part, remote)
+        return remote
+
+    def channel(self) -> Channel:
+        assert self._channel is not None, "start() comes first"
+        return self._channel
+
+    def run(self, command: str, timeout: float) -> tuple[int, str]:
+        assert self._connection is not None, "start() comes first"
+        return self._connection.run(command, timeout)
+
+    def diagnose(self, error: Exception) -> MachineLost:
+        if isinstance(error, ChannelGarbage):
+            return MachineLost(Loss.GARBAGE, str(error))
+        alive = self._connection is not None and self._connection.alive()
+        loss = Loss.HANG if isinstance(error, ChannelTimeout) and alive else Loss.LOST
+        return MachineLost(loss, f"{self._kernel.spec}: {error}")
+
+    def stop(self) -> None:
+        closers: list[Callable[[], None]] = [one.close for one in (self._channel, self._client) if one is not None]
+        for close in closers:
+            close()
+        self._client = self._connection = self._channel = None

@@ -1,0 +1,283 @@
+"""A guest under virtme-ng: the only file that knows vng, QEMU's command line, and how a guest of ours comes up."""
+
+from __future__ import annotations
+
+import functools
+import os
+import re
+import shlex
+import shutil
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import paramiko
+import psutil
+
+from ..errors import BootError, HarnessError
+from ..kernels import KernelImage
+from ..lab.channel import Channel, ChannelGarbage, ChannelLost, ChannelTimeout
+from .guest_root import BootRoot, boot_root
+from .kernel_log import clean, find_splat
+from .keys import RunKeys
+from .machine import BootPanic, Loss, MachineInfo, MachineLost, NeverUp
+from .ssh import SshChannel, SshConnection
+
+_SSHD_UP = "kst: sshd"
+_SILENT = 20.0  # seconds without a byte on the console, before the guest is up: frozen
+_ATTEMPTS = 3  # boots, when QEMU freezes: see _boot_once()
+_TAIL = 262_144  # bytes of the console read back for a diagnosis
+
+
+@dataclass(frozen=True)
+class GuestOptions:
+    """What a guest is made of."""
+
+    cpus: int = 2
+    memory: str = "1G"
+    exact: bool = False  # guest time is instructions retired: QEMU icount, one vCPU, nokaslr
+    accelerator: str = "tcg"  # "tcg" or "kvm"
+    boot_timeout: float = 120.0
+
+
+class _Frozen(Exception):
+    """QEMU runs and the guest does nothing: the environment's failure, not the kernel's."""
+
+
+@functools.cache
+def _leash() -> tuple[str, ...]:
+    """A command prefix that makes QEMU, and all that vng started, die with this process, whatever kills it.
+
+    A PID namespace dies with its first process; that dies with ``unshare``
+    (--kill-child); that dies with us (--pdeathsig, which watches the thread
+    that started it: guests are started from the main thread).
+    """
+    pid_namespace = ["unshare", "--pid", "--fork", "--kill-child=KILL"]
+    if os.geteuid() != 0:
+        pid_namespace[1:1] = ["--user", "--map-current-user"]
+    try:
+        subprocess.run([*pid_namespace, "true"], check=True, capture_output=True, timeout=10)
+    except (OSError, subprocess.SubprocessError):
+        return ("setpriv", "--pdeathsig", "KILL")
+    return ("setpriv", "--pdeathsig", "KILL", *pid_namespace)
+
+
+def _vng() -> str:
+    beside = Path(sys.executable).parent / "vng"
+    found = str(beside) if beside.exists() else shutil.which("vng")
+    if found is None:
+        raise HarnessError("vng is not installed: pip install virtme-ng")
+    return found
+
+
+def vng_command(image: KernelImage, boot: BootRoot, options: GuestOptions) -> list[str]:
+    """The vng command line that boots *image* on *boot*; :raises BootError: the kernel can mount no root of ours."""
+    filesystems = [image.config_value(name) for name in ("CONFIG_9P_FS", "CONFIG_VIRTIO_FS")]
+    if image.config is not None and not any(filesystems):
+        raise BootError(
+            f"{image.spec}: the kernel has neither 9p nor virtiofs (CONFIG_9P_FS, CONFIG_VIRTIO_FS), so it cannot mount the guest root"
+        )
+    qemu = ["-netdev user,id=kst,restrict=on,hostfwd=tcp:127.0.0.1:0-:22", "-device virtio-net-pci,netdev=kst"]
+    append = []
+    command = [
+        _vng(),
+        "--run",
+        str(boot.vmlinuz),
+        "--root",
+        str(boot.root),
+        "--verbose",
+        "--disable-microvm",
+        "--no-dhcp",
+    ]
+    if options.exact:
+        qemu += ["-icount shift=0,sleep=off", "-rtc base=2026-01-01,clock=vm"]
+        append += ["nokaslr"]
+    if options.exact or options.accelerator == "tcg":
+        # Under TCG with two vCPUs QEMU 7.2 froze boots around the HPET; with the TSC trusted and no HPET it did not.
+        qemu += ["-machine hpet=off"]
+        append += ["tsc=reliable"]
+        command += ["--disable-kvm"]
+    virtiofs = image.config_value("CONFIG_VIRTIO_FS") and shutil.which(
+        "virtiofsd", path=f"{os.environ['PATH']}:/usr/libexec"
+    )
+    if not virtiofs:
+        command += ["--force-9p"]
+    append += ["printk.devkmsg=on"]  # the guest's own lines are never rate-limited away
+    command += ["--cpus", "1" if options.exact else str(options.cpus), "--memory", options.memory]
+    command += [part for text in qemu for part in (f"--qemu-opts={text}",)]
+    command += [part for text in append for part in ("--append", text)]
+    return [*command, "--exec", "/kst/start.sh"]
+
+
+class VngGuest:
+    """One kernel image in a guest; can be started again after a loss.
+
+    *consoles* names a new file for each boot: QEMU truncates the one it is given.
+    """
+
+    def __init__(
+        self,
+        image: KernelImage,
+        agent: Path,
+        consoles: Callable[[], Path],
+        options: GuestOptions,
+        note: Callable[[str], None],
+    ) -> None:
+        self._image, self._agent, self._consoles, self._options, self._note = image, agent, consoles, options, note
+        self._console = Path()
+        self._process: subprocess.Popen[bytes] | None = None
+        self._boot: BootRoot | None = None
+        self._connection: SshConnection | None = None
+        self._channel: SshChannel | None = None
+
+    def start(self) -> MachineInfo:
+        notes: list[str] = []
+        for attempt in range(1, _ATTEMPTS + 1):
+            try:
+                return self._boot_once(notes)
+            except _Frozen as frozen:
+                self.stop()
+                notes.append(f"boot {attempt} froze: {frozen}")
+                self._note(f"{self._image.label}: boot {attempt} of {_ATTEMPTS} froze ({frozen})")
+            except BaseException:
+                self.stop()
+                raise
+        raise NeverUp(f"{self._image.spec}: {_ATTEMPTS} boots froze; the last: {notes[-1]} (console: {self._console})")
+
+    def _boot_once(self, notes: list[str]) -> MachineInfo:
+        began = time.monotonic()
+        deadline = began + self._options.boot_timeout
+        self._boot = boot = boot_root(self._image, self._agent, self._note)
+        command = [*_leash(), *vng_command(self._image, boot, self._options)]
+        self._console = self._consoles()
+        with self._console.open("ab") as console:
+            self._process = subprocess.Popen(
+                command, stdin=subprocess.DEVNULL, stdout=console, stderr=console, start_new_session=True
+            )
+        self._await_console(_SSHD_UP, deadline)
+        qemu = self._qemu()
+        self._connection = self._connect(qemu, boot.keys, deadline)
+        self._channel = self._connection.agent("exec /kst/agent", 20)
+        try:
+            self._channel.call(b'{"id":0,"op":"hello"}', max(1.0, deadline - time.monotonic()))
+        except (ChannelTimeout, ChannelLost, ChannelGarbage) as error:
+            raise NeverUp(
+                f"{self._image.spec}: the guest is up, the probe is not: {error} (console: {self._console})"
+            ) from None
+        accelerator = "tcg" if self._options.exact else self._options.accelerator
+        reason = "instruction counting needs TCG" if self._options.exact else ""
+        return MachineInfo(accelerator, reason, shlex.join(qemu.cmdline()), time.monotonic() - began, notes)
+
+    def _text(self) -> str:
+        """The console of this boot, its last part, safe to print."""
+        with self._console.open("rb") as file:
+            end = file.seek(0, os.SEEK_END)
+            file.seek(max(0, end - _TAIL))
+            return clean(file.read(_TAIL))
+
+    def _await_console(self, mark: str, deadline: float) -> None:
+        assert self._process is not None
+        size, heard = -1, time.monotonic()
+        while mark not in (text := self._text()):
+            if "Kernel panic - not syncing" in text or self._process.poll() is not None:
+                self._wait_exit(5)
+                raise self._boot_failure()
+            now, new_size = time.monotonic(), self._console.stat().st_size
+            if new_size != size:
+                size, heard = new_size, now
+            elif now - heard > _SILENT and re.search(r"\[ +\d+\.\d+\]", text):
+                raise _Frozen(f"console silent for {_SILENT:.0f} s while waiting for '{mark}'")
+            if now > deadline:
+                last = text.rstrip().rpartition("\n")[2][:200]
+                raise NeverUp(
+                    f"{self._image.spec}: no '{mark}' on the console within {self._options.boot_timeout:.0f} s; "
+                    f"its last line: {last} (console: {self._console})"
+                )
+            time.sleep(0.05)
+
+    def _boot_failure(self) -> BootError:
+        text = self._text()
+        where = f"(console: {self._console})"
+        if "Failed to mount real root" in text:
+            return NeverUp(f"{self._image.spec}: the kernel could not mount the guest root over 9p or virtiofs {where}")
+        if panic := re.search(r"Kernel panic - not syncing.*", text):
+            return BootPanic(f"{self._image.spec}: {panic.group()[:200]} {where}")
+        lines = [line for line in text.splitlines() if line.strip()]
+        told = next(
+            (line for line in lines if re.match(r"qemu-system|virtme|vng|.*rror:", line)),
+            lines[-1] if lines else "no output",
+        )
+        return NeverUp(f"{self._image.spec}: QEMU ended before the guest was up: {told.strip()[:200]} {where}")
+
+    def _qemu(self) -> psutil.Process:
+        assert self._process is not None
+        for child in psutil.Process(self._process.pid).children(recursive=True):
+            if child.name().startswith("qemu-system"):
+                return child
+        raise NeverUp(f"{self._image.spec}: the guest spoke and QEMU is gone (console: {self._console})")
+
+    def _connect(self, qemu: psutil.Process, keys: RunKeys, deadline: float) -> SshConnection:
+        # QEMU chose the port itself (hostfwd port 0), so two runs can never choose the same one.
+        ports = [one.laddr.port for one in qemu.net_connections(kind="tcp4") if one.status == psutil.CONN_LISTEN]
+        if not ports:
+            raise NeverUp(f"{self._image.spec}: QEMU forwards no port to the guest (console: {self._console})")
+        while True:
+            try:
+                return SshConnection.open(
+                    ports[0], keys.client, keys.host, timeout=max(1.0, deadline - time.monotonic())
+                )
+            except (OSError, paramiko.SSHException, EOFError) as error:
+                if not qemu.is_running():
+                    raise self._boot_failure() from None
+                if time.monotonic() > deadline:
+                    raise NeverUp(f"{self._image.spec}: SSH refused: {error} (console: {self._console})") from None
+                time.sleep(0.05)  # between the script's line and dropbear's first accept()
+
+    def channel(self) -> Channel:
+        assert self._channel is not None, "start() comes first"
+        return self._channel
+
+    def run(self, command: str, timeout: float) -> tuple[int, str]:
+        assert self._connection is not None, "start() comes first"
+        return self._connection.run(command, timeout)
+
+    def _wait_exit(self, seconds: float) -> bool:
+        assert self._process is not None
+        try:
+            self._process.wait(seconds)
+        except subprocess.TimeoutExpired:
+            return False
+        return True
+
+    def diagnose(self, error: Exception) -> MachineLost:
+        # A panic ends QEMU (panic=-1, -no-reboot) a moment after the channel broke; a hang does not.
+        ended = self._wait_exit(5)
+        splat = find_splat(self._text().splitlines())
+        label = self._image.label
+        if splat and splat.kind == "panic":
+            return MachineLost(Loss.PANIC, f"{label}: {splat.line}", splat.excerpt)
+        if ended:
+            return MachineLost(
+                Loss.PANIC, f"{label}: QEMU ended: {splat.line if splat else error}", self._text()[-4000:]
+            )
+        if splat:
+            return MachineLost(Loss.OOPS, f"{label}: {splat.line}", splat.excerpt)
+        hang, garbage = isinstance(error, ChannelTimeout), isinstance(error, ChannelGarbage)
+        loss = Loss.HANG if hang else Loss.GARBAGE if garbage else Loss.LOST
+        return MachineLost(loss, f"{label}: {error}", self._text()[-4000:])
+
+    def stop(self) -> None:
+        for connection in (self._channel, self._connection):
+            if connection is not None:
+                connection.close()
+        self._channel = self._connection = None
+        if self._process is not None:
+            self._process.kill()  # the leash: everything below dies with it
+            self._process.wait()
+            self._process = None
+        if self._boot is not None:
+            self._boot.remove()
+            self._boot = None

@@ -1,0 +1,7 @@
+"""Histograms and what is said of them. A histogram is ``[(value, count), ...]``, as the probe sends it."""
+
+from __future__ import annotations
+
+from kselftests_py.measure.histogram import Histogram, merge, percentile, rebin, samples, spread
+
+__all__ = ["Histogram", "merge", "percentile", "rebin", "samples", "spread"]

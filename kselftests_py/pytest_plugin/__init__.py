@@ -1,0 +1,217 @@
+"""The pytest plugin: the suites are plain pytest, run on every kernel given with ``--kst-kernel``.
+
+Order: by kernel, then by kind of machine, so that one boot serves many tests.
+Each finished test becomes one record in the run folder at once.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Generator
+from pathlib import Path
+
+import pytest
+
+from ..errors import KstError, UsageError
+from ..machines.kernel_log import Splat
+from ..machines.machine import MachineLost
+from ..results import Outcome, Record, RunFolder
+from . import session
+from .fixtures import caps, exact_subject, kernel, kst_control, lab, record_metric, subject
+from .judge import check_log, record
+from .keys import ERRORS, RECORD, REPORTS, RUN, STATION
+from .names import test_id
+from .station import Settings, Target
+
+__all__ = ["caps", "exact_subject", "kernel", "kst_control", "lab", "record_metric", "subject"]
+
+_MARKS = (
+    "needs(*names): capabilities of the kernel without which the test is skipped",
+    "control(*names): negative controls of the probe that make the test fail (see docs/probe-protocol.md)",
+    "measures: no verdict on the kernel; what would be a pass is DONE",
+    "wall: measures nanoseconds; left out with --kst-mode exact",
+    "finding(id): expected to fail, strictly, because of docs/findings/<id>.md",
+)
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    group = parser.getgroup("kst", "kernels under test (kselftests-py)")
+    group.addoption("--kst-kernel", action="append", default=[], metavar="SPEC", help="kernel to test (repeatable)")
+    group.addoption("--kst-baseline", action="append", default=[], metavar="SPEC", help="kernel to compare with")
+    group.addoption("--kst-out", type=Path, metavar="DIR", help="run folder (default: kst-runs/<time>)")
+    group.addoption("--kst-accel", default="auto", choices=["auto", "kvm", "tcg"], help="accelerator of the guests")
+    group.addoption(
+        "--kst-mode", default="both", choices=["exact", "wall", "both"], help="which clocks to measure with"
+    )
+    group.addoption("--kst-cpus", type=int, default=2, metavar="N", help="vCPUs of a guest (exact mode: always 1)")
+    group.addoption("--kst-memory", default="1G", metavar="SIZE", help="memory of a guest, as vng takes it")
+    group.addoption("--kst-timeout", type=float, default=60, metavar="SECONDS", help="bound of one test")
+    group.addoption(
+        "--kst-controls", action="store_true", help="run each test under its negative controls; it must fail"
+    )
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    for mark in _MARKS:
+        config.addinivalue_line("markers", mark)
+
+
+def pytest_sessionstart(session: pytest.Session) -> None:
+    config = session.config
+    if RUN in config.stash:  # `kst run` brought its own
+        return
+    if not config.option.kst_kernel:
+        if config.option.kst_baseline:
+            raise pytest.UsageError("--kst-baseline needs a --kst-kernel to compare with")
+        return
+    try:
+        config.stash[RUN] = _begin(config)
+    except UsageError as error:
+        raise pytest.UsageError(str(error)) from None
+    except KstError as error:
+        pytest.exit(str(error), returncode=error.exit_code)
+
+
+def _begin(config: pytest.Config) -> session.Run:
+    option = config.option
+    listener = session.Silent()
+    folder = RunFolder.create(option.kst_out)
+    targets = session.targets(option.kst_kernel, option.kst_baseline, listener)
+    settings = Settings(option.kst_accel, option.kst_cpus, option.kst_memory, option.kst_timeout)
+    options = {
+        name[4:]: str(value) if isinstance(value, Path) else value
+        for name, value in vars(option).items()
+        if name.startswith("kst_")
+    }
+    return session.begin(folder, targets, settings, listener, options, option.kst_controls)
+
+
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    run = metafunc.config.stash.get(RUN, None)
+    if "kernel" in metafunc.fixturenames:
+        targets = run.bench.targets if run else []
+        metafunc.parametrize("kernel", targets, indirect=True, scope="session", ids=[one.label for one in targets])
+    if run and run.controls and "kst_control" in metafunc.fixturenames:
+        names = [name for mark in metafunc.definition.iter_markers("control") for name in mark.args]
+        metafunc.parametrize("kst_control", names, indirect=True, ids=[f"control={name}" for name in names])
+
+
+def _target(item: pytest.Item) -> Target | None:
+    spec = getattr(item, "callspec", None)
+    target = spec.params.get("kernel") if spec else None
+    return target if isinstance(target, Target) else None
+
+
+def _control(item: pytest.Item) -> str | None:
+    spec = getattr(item, "callspec", None)
+    control: str | None = spec.params.get("kst_control") if spec else None
+    return control
+
+
+def _profile(item: pytest.Item) -> str:
+    return "exact" if "exact_subject" in getattr(item, "fixturenames", ()) else "functional"
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    run = config.stash.get(RUN, None)
+    if run is None:
+        return
+    unwanted = {"exact": "wall", "wall": "exact"}.get(config.option.kst_mode)
+    kept: list[pytest.Item] = []
+    dropped: list[pytest.Item] = []
+    for item in items:
+        target = _target(item)
+        clock = "exact" if _profile(item) == "exact" else "wall" if item.get_closest_marker("wall") else ""
+        no_guest = target is not None and target.entry.digest == "" and clock == "exact"
+        unused_control = run.controls and target is not None and _control(item) is None
+        (dropped if (clock and clock == unwanted) or no_guest or unused_control else kept).append(item)
+    if dropped:
+        config.hook.pytest_deselected(items=dropped)
+    order = [one.label for one in run.bench.targets]
+
+    def place(item: pytest.Item) -> tuple[int, bool]:
+        target = _target(item)
+        return (order.index(target.label) if target else -1), _profile(item) == "exact"
+
+    items[:] = sorted(kept, key=place)  # stable: within a kernel and a kind of machine the suites keep their order
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_protocol(item: pytest.Item, nextitem: pytest.Item | None) -> Generator[None, object, object]:
+    run, target = item.config.stash.get(RUN, None), _target(item)
+    if run is None or target is None:
+        return (yield)
+    run.listener.test_started(test_id(item, target.label), target.label)
+    began = time.monotonic()
+    result = yield
+    made = record(item, target, _look_at_kernel(item, run), began, _control(item))
+    item.stash[RECORD] = made
+    _settle(item, run, made)
+    run.folder.append(made)
+    run.listener.test_finished(made)
+    if item.config.getoption("maxfail") == 1 and (
+        made.counts_as_failure or made.outcome in (Outcome.ERROR, Outcome.MISS)
+    ):
+        item.session.shouldstop = f"{made.id}: {made.outcome}"  # a crash found in the log is no failure for pytest
+    return result
+
+
+def _look_at_kernel(item: pytest.Item, run: session.Run) -> Splat | None:
+    station = item.stash.get(STATION, None)
+    errors = item.stash.setdefault(ERRORS, [])
+    if station is None or station.lab is None or any(isinstance(one, MachineLost) for one in errors):
+        return None
+    assert station.channel is not None
+    station.channel.deadline = float("inf")
+    try:
+        return check_log(station)
+    except KstError as error:
+        errors.append(error)
+        return None
+
+
+def _settle(item: pytest.Item, run: session.Run, made: Record) -> None:
+    """After a crash, a hang or a loss nothing that the machine says is worth anything: the next test boots it again."""
+    station = item.stash.get(STATION, None)
+    lost = any(isinstance(one, MachineLost) for one in item.stash.get(ERRORS, []))
+    crashed = made.outcome in (Outcome.CRASH, Outcome.HANG) or made.message.startswith("control break_log")
+    if station is not None and (crashed or lost):
+        run.bench.lost(station)
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    run, target = item.config.stash.get(RUN, None), _target(item)
+    if run is None or target is None:
+        return
+    station = run.bench.station(target, "exact" if _profile(item) == "exact" else "functional")
+    item.stash[STATION] = station
+    assert station.channel is not None
+    station.channel.deadline = time.monotonic() + run.bench.settings.test_timeout
+    assert target.capabilities is not None
+    for mark in item.iter_markers("needs"):
+        for name in mark.args:
+            if reason := target.capabilities.missing(name):
+                pytest.skip(reason)
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(
+    item: pytest.Item, call: pytest.CallInfo[None]
+) -> Generator[None, pytest.TestReport, pytest.TestReport]:
+    report = yield
+    item.stash.setdefault(REPORTS, []).append(report)
+    if call.excinfo is not None:
+        item.stash.setdefault(ERRORS, []).append(call.excinfo.value)
+    return report
+
+
+def pytest_sessionfinish(session: pytest.Session, exitstatus: int) -> None:
+    if run := session.config.stash.get(RUN, None):
+        run.finish(complete=exitstatus not in (pytest.ExitCode.INTERRUPTED, pytest.ExitCode.INTERNAL_ERROR))
+
+
+def pytest_unconfigure(config: pytest.Config) -> None:
+    if run := config.stash.get(RUN, None):
+        run.bench.close()  # Ctrl-C during collection or an internal error comes past here as well

@@ -1,0 +1,79 @@
+"""Fixtures of the suites."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from typing import Any, Literal
+
+import pytest
+
+from ..lab import Capabilities, Lab, Subject
+from ..results import Metric
+from .keys import METRICS, RUN, STATION
+from .station import Station, Target
+
+
+@pytest.fixture(scope="session")
+def kernel(request: pytest.FixtureRequest) -> Target:
+    """The kernel under test; parametrized with every kernel of the run."""
+    target: Target = request.param
+    return target
+
+
+@pytest.fixture
+def kst_control(request: pytest.FixtureRequest) -> str | None:
+    """The negative control this test runs under (--kst-controls), or None."""
+    control: str | None = getattr(request, "param", None)
+    return control
+
+
+def _station(request: pytest.FixtureRequest, kernel: Target, profile: Literal["functional", "exact"]) -> Station:
+    station = request.config.stash[RUN].bench.station(kernel, profile)
+    request.node.stash[STATION] = station
+    return station
+
+
+def _subject(station: Station, control: str | None) -> Iterator[Subject]:
+    assert station.lab is not None
+    with station.lab.subject() as subject:
+        if control is not None:
+            subject.control(control)
+        yield subject
+
+
+@pytest.fixture
+def lab(request: pytest.FixtureRequest, kernel: Target) -> Lab:
+    """The probe on the kernel under test, on a machine with several CPUs."""
+    found = _station(request, kernel, "functional").lab
+    assert found is not None
+    return found
+
+
+@pytest.fixture
+def caps(kernel: Target, lab: Lab) -> Capabilities:
+    """What the kernel under test can do, probed in it."""
+    assert kernel.capabilities is not None
+    return kernel.capabilities
+
+
+@pytest.fixture
+def subject(request: pytest.FixtureRequest, kernel: Target, kst_control: str | None) -> Iterator[Subject]:
+    """A fresh process on the kernel under test; killed after the test."""
+    yield from _subject(_station(request, kernel, "functional"), kst_control)
+
+
+@pytest.fixture
+def exact_subject(request: pytest.FixtureRequest, kernel: Target, kst_control: str | None) -> Iterator[Subject]:
+    """A fresh process where guest time is instructions retired (QEMU icount, one vCPU); ``clock="tsc"`` counts them."""
+    yield from _subject(_station(request, kernel, "exact"), kst_control)
+
+
+@pytest.fixture
+def record_metric(request: pytest.FixtureRequest) -> Callable[..., None]:
+    """Adds a :class:`Metric` to this test's record: ``record_metric(name, value, unit, mode=..., labels=..., ...)``."""
+    metrics: list[Metric] = request.node.stash.setdefault(METRICS, [])
+
+    def add(name: str, value: float, unit: str, **rest: Any) -> None:
+        metrics.append(Metric(name=name, value=value, unit=unit, **rest))
+
+    return add

@@ -1,0 +1,132 @@
+"""One run, as the plugin holds it: kernels resolved, manifest, run folder, stations, and who listens."""
+
+from __future__ import annotations
+
+import os
+import platform
+import shlex
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from importlib import metadata
+from typing import Any, Protocol
+
+import psutil
+import pytest
+
+from ..errors import BootError, HarnessError, UsageError
+from ..kernels import KernelImage, resolve
+from ..kernels.image import file_digest
+from ..lab.build import probe_digest
+from ..machines.accelerator import qemu_version
+from ..results import Host, KernelEntry, Manifest, Record, RunFolder
+from .station import Bench, Settings, Target
+
+
+class Listener(Protocol):
+    """Who is told what happens: the terminal view, or nobody."""
+
+    def note(self, text: str) -> None: ...
+    def test_started(self, test_id: str, kernel: str) -> None: ...
+    def test_finished(self, record: Record) -> None: ...
+
+
+class Silent:
+    """Nobody listens: plain pytest shows its own progress."""
+
+    def note(self, text: str) -> None:
+        pass
+
+    def test_started(self, test_id: str, kernel: str) -> None:
+        pass
+
+    def test_finished(self, record: Record) -> None:
+        pass
+
+
+@dataclass
+class Run:
+    """Everything that lives as long as the pytest session."""
+
+    folder: RunFolder
+    manifest: Manifest
+    bench: Bench
+    listener: Listener
+    controls: bool
+
+    def finish(self, complete: bool) -> None:
+        """Stop the machines and write the manifest's last state; a run that was interrupted has no `finished`."""
+        self.bench.close()
+        under_test = [one for one in self.bench.targets if one.entry.role == "kernel"]
+        failed = [str(one.broken) for one in under_test if isinstance(one.broken, BootError)]
+        self.manifest.boot_failed = failed[0] if failed else ""
+        self.manifest.finished = _now() if complete else ""
+        self.folder.write_manifest(self.manifest)
+
+
+def _now() -> str:
+    return datetime.now(UTC).isoformat(timespec="seconds")
+
+
+def _versions() -> dict[str, str]:
+    found = {"python": platform.python_version(), "pytest": pytest.__version__}
+    found["virtme-ng"] = metadata.version("virtme-ng")
+    try:
+        found["qemu"] = qemu_version()
+    except HarnessError as error:  # host and ssh runs need none
+        found["qemu"] = str(error)
+    return found
+
+
+def targets(specs: Sequence[str], baselines: Sequence[str], listener: Listener) -> list[Target]:
+    """The kernels of a run, baselines first; :raises UsageError: two of them are the same kernel."""
+    found: list[Target] = []
+    for role, given in (("baseline", baselines), ("kernel", specs)):
+        for spec in given:
+            kernel = resolve(spec, listener.note)
+            entry = KernelEntry(label="", spec=spec, role="baseline" if role == "baseline" else "kernel")
+            if isinstance(kernel, KernelImage):
+                entry.label, entry.release = kernel.label, kernel.release
+                entry.digest, entry.provenance = kernel.digest, dict(kernel.provenance)
+                entry.config_digest = file_digest(kernel.config) if kernel.config else ""
+            else:
+                entry.label = kernel.label
+                entry.release = platform.release() if kernel.kind == "host" else ""
+            same = [
+                one for one in found if (entry.digest and one.entry.digest == entry.digest) or one.label == entry.label
+            ]
+            if same:
+                raise UsageError(
+                    f"{spec} and {same[0].entry.spec} are the same kernel ({entry.release}); name two different ones"
+                )
+            found.append(Target(kernel, entry))
+    return found
+
+
+def begin(
+    folder: RunFolder,
+    kernels: list[Target],
+    settings: Settings,
+    listener: Listener,
+    options: dict[str, Any],
+    controls: bool,
+) -> Run:
+    """The run's manifest is written at once, so that a killed run tells what it was."""
+    manifest = Manifest(
+        kst_version=metadata.version("kselftests-py"),
+        started=_now(),
+        host=Host(
+            uname=" ".join(platform.uname()._replace(node="")).replace("  ", " "),
+            cpus=len(os.sched_getaffinity(0)),
+            memory=psutil.virtual_memory().total,
+        ),
+        kernels=[one.entry for one in kernels],
+        probe_digest=probe_digest(),
+        versions=_versions(),
+        options=options,
+        argv=[shlex.quote(one) for one in sys.argv],
+    )
+    folder.write_manifest(manifest)
+    bench = Bench(kernels, settings, folder, listener.note, lambda: folder.write_manifest(manifest))
+    return Run(folder, manifest, bench, listener, controls)

@@ -1,0 +1,179 @@
+"""Stations: each kernel of a run, on each kind of machine it needs, booted when first used and again after a loss."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Literal
+
+import msgspec
+
+from ..errors import KstError
+from ..kernels import KernelImage, RunningKernel
+from ..lab import Capabilities, Lab
+from ..lab.build import agent
+from ..lab.channel import ChannelError, ChannelTimeout
+from ..machines import accelerator
+from ..machines.local import LocalHost
+from ..machines.machine import Loss, Machine, MachineInfo, MachineLost
+from ..machines.ssh import SshHost
+from ..machines.vng import GuestOptions, VngGuest
+from ..results import KernelEntry, RunFolder
+
+Profile = Literal["functional", "exact"]
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What the user asked of the machines."""
+
+    accel: str = "auto"
+    cpus: int = 2
+    memory: str = "1G"
+    test_timeout: float = 60.0
+
+
+@dataclass
+class Target:
+    """One kernel of the run, and what is known of it so far."""
+
+    kernel: KernelImage | RunningKernel
+    entry: KernelEntry
+    capabilities: Capabilities | None = None
+    boots: int = 0
+    broken: KstError | None = None  # why it does not come up; nothing more is tried then
+
+    @property
+    def label(self) -> str:
+        return self.entry.label
+
+
+class GuardedChannel:
+    """The machine's channel, bounded by the running test's time; a failed call becomes what happened to the machine."""
+
+    def __init__(self, machine: Machine) -> None:
+        self._machine, self._channel = machine, machine.channel()
+        self.deadline = float("inf")
+
+    def call(self, line: bytes, timeout: float) -> bytes:
+        left = self.deadline - time.monotonic()
+        try:
+            if left <= 0:
+                raise ChannelTimeout("the test used up its time (--timeout)")
+            return self._channel.call(line, min(timeout, left))
+        except ChannelError as error:
+            raise self._machine.diagnose(error) from error
+
+    def close(self) -> None:
+        self._channel.close()
+
+
+@dataclass
+class Station:
+    """One kernel on one kind of machine."""
+
+    target: Target
+    profile: Profile
+    machine: Machine | None = None
+    channel: GuardedChannel | None = None
+    lab: Lab | None = None
+    taint: int = 0  # of the kernel, as last seen
+
+    def stop(self) -> None:
+        if self.machine is not None:
+            self.machine.stop()
+        self.machine = self.channel = self.lab = None
+
+
+@dataclass
+class Bench:
+    """All stations of a run. One machine runs at a time: two would disturb each other's numbers."""
+
+    targets: list[Target]
+    settings: Settings
+    folder: RunFolder
+    note: Callable[[str], None]
+    changed: Callable[[], None]  # the manifest's entries changed
+    _stations: dict[tuple[str, Profile], Station] = field(default_factory=dict)
+
+    def station(self, target: Target, profile: Profile) -> Station:
+        """The running station; :raises KstError: it does not come up (remembered, not tried again and again)."""
+        if isinstance(target.kernel, RunningKernel) and profile == "exact":
+            raise ValueError("exact mode needs a guest")  # deselected at collection
+        station = self._stations.setdefault((target.label, profile), Station(target, profile))
+        if station.lab is None:
+            for other in self._stations.values():
+                other.stop()
+            self._start(station)
+        return station
+
+    def _start(self, station: Station) -> None:
+        target = station.target
+        if target.broken is not None:
+            raise target.broken
+        self.note(f"{target.label}: starting ({station.profile})")
+        try:
+            station.machine = self._machine(target, station.profile)
+            info = station.machine.start()
+            station.channel = GuardedChannel(station.machine)
+            station.lab = Lab(station.channel)
+            if target.capabilities is None:
+                target.capabilities = station.lab.caps()
+                target.entry.capabilities = msgspec.to_builtins(target.capabilities.raw)
+        except KstError as error:
+            station.stop()
+            target.broken = error
+            raise
+        self._describe(target.entry, info)
+        self.note(f"{target.label}: up in {info.boot_s:.1f} s ({station.profile}, {info.accelerator})")
+
+    def _describe(self, entry: KernelEntry, info: MachineInfo) -> None:
+        entry.boot_s.append(round(info.boot_s, 2))
+        if info.command and info.command not in entry.qemu_cmdlines:
+            entry.qemu_cmdlines.append(info.command)
+        entry.accelerator = entry.accelerator or info.accelerator
+        entry.accelerator_reason = entry.accelerator_reason or info.accelerator_reason
+        self.changed()
+
+    def _machine(self, target: Target, profile: Profile) -> Machine:
+        kernel = target.kernel
+        if isinstance(kernel, RunningKernel):
+            return LocalHost() if kernel.kind == "host" else SshHost(kernel, agent())
+        chosen = accelerator.choose(self.settings.accel, lambda: self._prove_kvm(kernel))
+        target.entry.accelerator, target.entry.accelerator_reason = chosen.name, chosen.reason
+        return self._guest(
+            target, kernel, GuestOptions(self.settings.cpus, self.settings.memory, profile == "exact", chosen.name)
+        )
+
+    def _guest(self, target: Target, kernel: KernelImage, options: GuestOptions) -> VngGuest:
+        def next_console() -> Path:
+            target.boots += 1
+            return self.folder.console_path(target.label, target.boots)
+
+        return VngGuest(kernel, agent(), next_console, options, self.note)
+
+    def _prove_kvm(self, kernel: KernelImage) -> None:
+        def console() -> Path:
+            return self.folder.console_path("kvm-proof", 1)
+
+        guest = VngGuest(kernel, agent(), console, GuestOptions(accelerator="kvm", boot_timeout=30), self.note)
+        self.note("proving KVM with one bounded boot")
+        try:
+            guest.start()
+        finally:
+            guest.stop()
+
+    def lost(self, station: Station) -> None:
+        """Forget a machine that crashed or hangs: the next test boots it again."""
+        station.stop()
+
+    def close(self) -> None:
+        for station in self._stations.values():
+            station.stop()
+
+
+def crashed(lost: MachineLost) -> bool:
+    """Whether a loss is the kernel's crash (else it hangs, or the harness lost it)."""
+    return lost.loss in (Loss.PANIC, Loss.OOPS)

@@ -1,0 +1,213 @@
+"""The side-by-side table: what each kernel and each protection measured, in columns that can be compared.
+
+Used by the terminal and by the HTML report. The rows come from the metrics' labels, the columns are the kernels (the
+baseline first) times the protections they measured.
+"""
+
+from __future__ import annotations
+
+import statistics
+from collections import defaultdict
+from collections.abc import Iterable, Sequence
+from functools import cached_property
+from itertools import chain
+
+import msgspec
+
+from kselftests_py.measure import merge, samples
+from kselftests_py.reports.text import one_line
+from kselftests_py.results import Manifest, Metric, Record
+
+_WORDS = "fault protect resolve scan evict idle sync async anon shmem tmpfs hugetlb read write wp rwp"
+_ORDER = {word: place for place, word in enumerate(_WORDS.split())}
+NOTHING = "\u2013"
+TIMES = "\u00d7"
+LABELS = ("path", "delivery", "kind", "access")
+
+
+class Column(msgspec.Struct, frozen=True):
+    """A kernel and one of its protections; without `protection` the kernel as a whole."""
+
+    kernel: str
+    protection: str = ""
+    baseline: bool = False
+
+    @property
+    def title(self) -> str:
+        return one_line(f"{self.kernel} {self.protection.upper()}".strip())
+
+
+class Cell(msgspec.Struct, frozen=True):
+    """One number of the table: the median of what the run's records gave for it, and all their samples."""
+
+    value: float
+    count: int = 0
+    low: float | None = None
+    high: float | None = None
+    histogram: list[tuple[float, int]] = []
+
+
+class Row(msgspec.Struct, frozen=True):
+    """One thing measured: `labels` are path, delivery, kind and access, `name` the metric and what else labels it."""
+
+    labels: tuple[str, str, str, str]
+    name: str
+    cells: dict[Column, Cell]
+
+    @property
+    def title(self) -> str:
+        return " ".join(label for label in self.labels if label) or self.name
+
+    def reference(self, columns: Sequence[Column]) -> float | None:
+        """The first number of the row that can be divided by: what relative figures are relative to."""
+        values = [self.cells[column].value for column in columns if column in self.cells]
+        return next((value for value in values if value > 0), None)
+
+    def ratio(self, over: Column, under: Column) -> float | None:
+        """One cell divided by another, if both are there and the division means something."""
+        if over not in self.cells or under not in self.cells or self.cells[under].value <= 0:
+            return None
+        return self.cells[over].value / self.cells[under].value
+
+
+class Ratio(msgspec.Struct, frozen=True):
+    """A column of ratios: `over` divided by `under`."""
+
+    title: str
+    over: Column
+    under: Column
+
+
+class Table(msgspec.Struct, frozen=True, dict=True):
+    """Rows of one unit and one mode. `relative`: wall time under emulation, of which only ratios may be printed."""
+
+    mode: str
+    unit: str
+    columns: list[Column]
+    rows: list[Row]
+    relative: bool = False
+
+    @property
+    def title(self) -> str:
+        if self.mode == "exact":
+            return f"Exact: {self.unit} retired"
+        if self.mode == "wall":
+            return "Wall time, as ratios only" if self.relative else f"Wall time: {self.unit}"
+        return f"Counts: {self.unit}"
+
+    @cached_property
+    def ratios(self) -> list[Ratio]:
+        """Protections against WP of the same kernel, and each kernel against the baseline."""
+        if self.mode == "none":
+            return []
+        found = []
+        baselines = {column.protection: column for column in self.columns if column.baseline}
+        own_wp = {column.kernel: column for column in self.columns if column.protection == "wp"}
+        several = len({column.kernel for column in self.columns if not column.baseline}) > 1
+        for column in self.columns:
+            who = f"{one_line(column.kernel)} " if several else ""
+            old = baselines.get(column.protection)
+            if old and not column.baseline:
+                found.append(Ratio(f"{who}{column.protection.upper() or 'kernel'} / baseline", column, old))
+            wp = own_wp.get(column.kernel)
+            if wp and column != wp:
+                found.append(Ratio(f"{who}{column.protection.upper()} / WP", column, wp))
+        return [ratio for ratio in found if any(row.ratio(ratio.over, ratio.under) for row in self.rows)]
+
+    def shown(self, row: Row, column: Column) -> str:
+        """A cell as it is printed; a dash where nothing was measured."""
+        cell = row.cells.get(column)
+        if cell is None:
+            return NOTHING
+        if not self.relative:
+            return format_number(cell.value)
+        reference = row.reference(self.columns)
+        return format_ratio(cell.value / reference) if reference else NOTHING
+
+    def scale(self, row: Row) -> float:
+        """What to divide a row's numbers by before showing them: 1, or the reference of a relative table."""
+        return (row.reference(self.columns) or 1.0) if self.relative else 1.0
+
+
+def build(records: Iterable[Record], manifest: Manifest) -> list[Table]:
+    """The tables of a run: exact first, then wall, then counts; empty if nothing was measured."""
+    groups: dict[tuple[str, str, bool], dict[tuple[tuple[str, str, str, str], str], dict[Column, list[Metric]]]]
+    groups = defaultdict(lambda: defaultdict(lambda: defaultdict(list)))
+    baselines = {entry.label for entry in manifest.kernels if entry.role == "baseline"}
+    for record in records:
+        for metric in record.metrics:
+            protection = metric.labels.get("protection", "")
+            column = Column(record.kernel, protection, record.kernel in baselines)
+            groups[metric.mode, metric.unit, bool(protection)][_row_key(metric)][column].append(metric)
+    order = [entry.label for entry in sorted(manifest.kernels, key=lambda entry: entry.role != "baseline")]
+    tables = []
+    for (mode, unit, _), rows in sorted(groups.items(), key=lambda item: (_MODES.index(item[0][0]), item[0][1])):
+        columns = sorted(set(chain.from_iterable(rows.values())), key=lambda column: _column_key(column, order))
+        relative = mode == "wall" and any(is_emulated(column.kernel, manifest) for column in columns)
+        members = [
+            Row(labels, name, {column: _cell(metrics) for column, metrics in cells.items()})
+            for (labels, name), cells in sorted(rows.items(), key=_row_order)
+            if not relative or len(cells) > 1  # a lone figure relates to nothing
+        ]
+        if members:
+            tables.append(Table(mode, one_line(unit), columns, members, relative))
+    return tables
+
+
+_MODES = ("exact", "wall", "none")
+
+
+def is_emulated(kernel: str, manifest: Manifest) -> bool:
+    """The kernel ran under TCG, where nanoseconds say nothing about hardware."""
+    entry = manifest.kernel(kernel)
+    return entry is not None and entry.accelerator == "tcg"
+
+
+def may_print(metric: Metric, kernel: str, manifest: Manifest) -> bool:
+    """False for wall time measured under emulation: on its own, without a ratio, it must not be printed."""
+    return metric.mode != "wall" or not is_emulated(kernel, manifest)
+
+
+def format_number(value: float) -> str:
+    """Thousands separated; three significant digits below 100."""
+    if value == int(value) or abs(value) >= 100:
+        return f"{value:,.0f}"
+    return f"{value:.3g}"
+
+
+def format_ratio(ratio: float | None) -> str:
+    if ratio is None:
+        return NOTHING
+    digits = 0 if ratio >= 100 else 1 if ratio >= 10 else 2
+    return f"{ratio:,.{digits}f}{TIMES}"
+
+
+def _row_key(metric: Metric) -> tuple[tuple[str, str, str, str], str]:
+    path, delivery, kind, access = (one_line(metric.labels.get(label, "")) for label in LABELS)
+    known = {*LABELS, "protection"}
+    rest = [f"{key}={value}" for key, value in sorted(metric.labels.items()) if key not in known]
+    return (path, delivery, kind, access), one_line(" ".join([metric.name, *rest]))
+
+
+def _row_order(item: tuple[tuple[tuple[str, str, str, str], str], object]) -> tuple[object, ...]:
+    labels, name = item[0]
+    return (*((_ORDER.get(label, len(_ORDER)), label) for label in labels), name)
+
+
+def _column_key(column: Column, kernels: Sequence[str]) -> tuple[int, int, str]:
+    place = kernels.index(column.kernel) if column.kernel in kernels else len(kernels)
+    return place, _ORDER.get(column.protection, len(_ORDER)), column.protection
+
+
+def _cell(metrics: Sequence[Metric]) -> Cell:
+    bounds = [bound for metric in metrics if metric.spread for bound in metric.spread]
+    if not bounds and len(metrics) > 1:
+        bounds = [metric.value for metric in metrics]
+    histogram = merge(metric.histogram for metric in metrics if metric.histogram)
+    return Cell(
+        statistics.median(metric.value for metric in metrics),
+        sum(metric.count for metric in metrics) or samples(histogram),
+        min(bounds, default=None),
+        max(bounds, default=None),
+        histogram,
+    )

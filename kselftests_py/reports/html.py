@@ -1,0 +1,85 @@
+"""``report.html``: one file that needs nothing else, in the reader's light or dark."""
+
+from __future__ import annotations
+
+import json
+from collections import defaultdict
+from itertools import groupby
+from pathlib import Path
+
+import jinja2
+from markupsafe import Markup
+
+from kselftests_py.reports import charts, comparison
+from kselftests_py.reports.text import one_line, printable
+from kselftests_py.results import Manifest, Outcome, Record, RunFolder, judge
+from kselftests_py.results.verdict import counts, outcome_word
+
+LOG_EXCERPT = 16_384
+
+
+def write(run: RunFolder) -> Path:
+    """Writes ``report.html``; returns its path."""
+    return run.write_file("report.html", render(run.records(), run.manifest()).encode())
+
+
+def render(records: list[Record], manifest: Manifest) -> str:
+    """The page."""
+    environment = jinja2.Environment(
+        loader=jinja2.PackageLoader("kselftests_py.reports"),
+        autoescape=True,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        undefined=jinja2.StrictUndefined,
+        # Every text of the page passes here: escaping alone lets control characters through.
+        finalize=lambda value: printable(value) if type(value) is str else value,
+    )
+    environment.filters |= {
+        "one_line": one_line,
+        "log": lambda text: printable(text)[-LOG_EXCERPT:],
+        "svg": Markup,
+        "ratio": comparison.format_ratio,
+        "word": outcome_word,
+        "json": lambda value: json.dumps(value, indent=2, ensure_ascii=False),
+    }
+    tables = comparison.build(records, manifest)
+    timed = [table for table in tables if table.mode != "none"]
+    return environment.get_template("report.html.j2").render(
+        manifest=manifest,
+        under_test=[entry for entry in manifest.kernels if entry.role == "kernel"],
+        baselines=[entry for entry in manifest.kernels if entry.role == "baseline"],
+        verdict=judge(records, manifest),
+        counts=_counts_by_kernel(records),
+        tables=[(table, charts.bars(table) if table in timed else []) for table in tables],
+        distributions=[(table, panels) for table in timed if (panels := charts.histograms(table))],
+        series=charts.SERIES,
+        relative=any(table.relative for table in tables),
+        emulated_exact=any(table.mode == "exact" for table in tables),
+        blamed=[record for record in records if record.counts_as_failure],
+        broken=[record for record in records if record.outcome in (Outcome.ERROR, Outcome.MISS)],
+        findings=[record for record in records if record.finding],
+        skips=_skips_by_reason(records),
+        tests=_by_kernel_and_suite(records),
+    )
+
+
+def _counts_by_kernel(records: list[Record]) -> dict[str, dict[str, int]]:
+    kernels = dict.fromkeys(record.kernel for record in records)
+    return {kernel: counts(record for record in records if record.kernel == kernel) for kernel in kernels}
+
+
+def _skips_by_reason(records: list[Record]) -> list[tuple[str, list[Record]]]:
+    """Most frequent reason first."""
+    reasons: dict[str, list[Record]] = defaultdict(list)
+    for record in records:
+        if record.outcome is Outcome.SKIP:
+            reasons[one_line(record.message) or "no reason given"].append(record)
+    return sorted(reasons.items(), key=lambda item: -len(item[1]))
+
+
+def _by_kernel_and_suite(records: list[Record]) -> list[tuple[str, str, list[Record]]]:
+    ordered = sorted(records, key=lambda record: (record.kernel, record.suite))
+    return [
+        (kernel, suite, list(group))
+        for (kernel, suite), group in groupby(ordered, key=lambda record: (record.kernel, record.suite))
+    ]

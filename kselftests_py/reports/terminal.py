@@ -1,0 +1,159 @@
+"""The live view of a run, and its summary. On a terminal it shows what is running and for how long yet; elsewhere it
+writes one plain line for each test."""
+
+from __future__ import annotations
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.table import Table
+from rich.text import Text
+
+from kselftests_py.reports import comparison
+from kselftests_py.reports.text import one_line
+from kselftests_py.results import Outcome, Record, RunFolder, Verdict, judge
+from kselftests_py.results.verdict import counts, outcome_word
+
+_STYLES = {
+    "PASS": "green",
+    "DONE": "green",
+    "XFAIL": "green",
+    "SKIP": "dim",
+    "ERROR": "yellow",
+    "MISS": "yellow",
+    "FAIL": "bold red",
+    "CRASH": "bold red",
+    "HANG": "bold red",
+    "XPASS": "bold red",
+}
+_QUIET = ("PASS", "DONE", "SKIP", "XFAIL")
+# A file or a pipe has no width: wrapping a table at 80 columns there would only break it.
+_PLAIN_WIDTH = 160
+_FAILURES_SHOWN = 50
+
+
+class TerminalView:
+    """Prints a run as it goes. Every text of a guest is stripped of escapes and is never read as markup."""
+
+    def __init__(self, console: Console) -> None:
+        self.console = console
+        if not console.is_terminal:
+            console.width = max(console.width, _PLAIN_WIDTH)
+        self._running: dict[tuple[str, str], None] = {}
+        self._progress = Progress(
+            TextColumn("{task.percentage:>3.0f} %"),
+            BarColumn(bar_width=24),
+            MofNCompleteColumn(),
+            TimeElapsedColumn(),
+            TextColumn("left"),
+            TimeRemainingColumn(),
+            TextColumn("{task.fields[now]}", markup=False, table_column=None),
+            console=console,
+            transient=True,
+            # Tests take from milliseconds to a reboot: the estimate needs a long memory.
+            speed_estimate_period=120,
+        )
+        self._task = self._progress.add_task("", total=None, start=False, now="")
+
+    def run_started(self, total: int, title: str) -> None:
+        """`total` tests are to be run, over all kernels."""
+        self.console.print(Text(one_line(title)), highlight=False)
+        self._progress.update(self._task, total=total)
+        self._progress.start_task(self._task)
+        if self.console.is_terminal:
+            self._progress.start()
+
+    def note(self, text: str) -> None:
+        """Something worth a line: a boot, a reboot, a download."""
+        self._line(Text(one_line(text), style="dim"))
+
+    def test_started(self, test_id: str, kernel: str) -> None:
+        """This test is running now."""
+        self._running[test_id, kernel] = None
+        self._progress.update(self._task, now=self.running())
+
+    def test_finished(self, record: Record) -> None:
+        """A test has its outcome. A terminal shows only the ones that need a look; a log gets all."""
+        self._running.pop((record.id, record.kernel), None)
+        self._progress.advance(self._task)
+        self._progress.update(self._task, now=self.running())
+        if not self.console.is_terminal or outcome_word(record) not in _QUIET:
+            self._line(_record_line(record))
+
+    def stop(self) -> None:
+        """Takes the progress line away, whatever state the run is in; harmless twice."""
+        self._progress.stop()
+
+    def run_finished(self, run: RunFolder) -> Verdict:
+        """Prints the summary of what is in the run folder; returns its verdict."""
+        self.stop()
+        records, manifest = run.records(), run.manifest()
+        for table in comparison.build(records, manifest):
+            self._table(_comparison_table(table))
+            if table.relative:
+                self._line(Text("TCG: nanoseconds mean nothing here; each row is relative to its first figure.", "dim"))
+        self._table(_counts_table(records))
+        bad = [record for record in records if outcome_word(record) not in _QUIET]
+        for record in bad[:_FAILURES_SHOWN]:
+            self._line(_record_line(record))
+        if len(bad) > _FAILURES_SHOWN:
+            self._line(Text(f"... and {len(bad) - _FAILURES_SHOWN} more in the report"))
+        verdict = judge(records, manifest)
+        self._line(Text(f"Report: {run.path / 'report.html'}"))
+        style = {0: "bold green", 1: "bold red", 125: "bold red"}.get(verdict.exit_code, "bold yellow")
+        self._line(Text.assemble((verdict.word, style), f": {one_line(verdict.why)}."))
+        return verdict
+
+    def running(self) -> str:
+        """What runs now, as the progress line says it; empty if nothing does."""
+        now = [one_line(f"{kernel}: {test_id}", 90) for test_id, kernel in self._running]
+        more = f" and {len(now) - 1} more" if len(now) > 1 else ""
+        return f"{now[0]}{more}" if now else ""
+
+    def _line(self, text: Text) -> None:
+        self.console.print(text, highlight=False, soft_wrap=True)
+
+    def _table(self, table: Table) -> None:
+        self.console.print()
+        self.console.print(table, highlight=False)
+
+
+def _record_line(record: Record) -> Text:
+    word = outcome_word(record)
+    line = Text.assemble(
+        (f"{word:<5}", _STYLES[word]),
+        f" {one_line(record.kernel)}  {one_line(record.id)}",
+        (f"  {record.duration_s:.2f} s", "dim"),
+    )
+    if record.unexpected_pass:
+        line.append(f"  passes although finding {one_line(record.finding)} says that it fails")
+    elif record.message and record.outcome is not Outcome.PASS:
+        line.append(f"  {one_line(record.message)}")
+    return line
+
+
+def _comparison_table(table: comparison.Table) -> Table:
+    out = Table(title=Text(table.title), title_justify="left", title_style="bold", box=None, pad_edge=False)
+    for heading in ("what", "measured"):
+        out.add_column(heading)
+    for column in table.columns:
+        out.add_column(Text(f"{one_line(column.kernel)}\n{column.protection.upper()}"), justify="right")
+    for ratio in table.ratios:
+        out.add_column(Text(ratio.title.replace(" / ", " /\n")), justify="right", style="bold")
+    for row in table.rows:
+        cells = [table.shown(row, column) for column in table.columns]
+        ratios = [comparison.format_ratio(row.ratio(ratio.over, ratio.under)) for ratio in table.ratios]
+        out.add_row(*(Text(text) for text in (row.title, row.name, *cells, *ratios)))
+    return out
+
+
+def _counts_table(records: list[Record]) -> Table:
+    kernels = dict.fromkeys(record.kernel for record in records)
+    words = counts(records)
+    out = Table(box=None, pad_edge=False)
+    out.add_column("kernel")
+    for word in words:
+        out.add_column(word, justify="right", style=_STYLES[word])
+    for kernel in kernels:
+        found = counts(record for record in records if record.kernel == kernel)
+        out.add_row(Text(one_line(kernel)), *(str(found.get(word, comparison.NOTHING)) for word in words))
+    return out

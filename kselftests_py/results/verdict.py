@@ -1,0 +1,84 @@
+"""From records to one verdict and one exit code."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable, Sequence
+
+import msgspec
+
+from kselftests_py.results.manifest import Manifest
+from kselftests_py.results.record import Outcome, Record
+
+
+class Verdict(msgspec.Struct, frozen=True):
+    """What the run says: a word, why in one sentence, and what the process ends with."""
+
+    word: str
+    why: str
+    exit_code: int
+
+
+def counts(records: Iterable[Record]) -> dict[str, int]:
+    """How many records of each outcome, worst first; `XFAIL` are the failures that a finding explains, `XPASS` the
+    passes that contradict one."""
+    found = Counter(outcome_word(record) for record in records)
+    order = ["CRASH", "HANG", "FAIL", "XPASS", "ERROR", "MISS", "XFAIL", "SKIP", "DONE", "PASS"]
+    return {word: found[word] for word in order if found[word]}
+
+
+def outcome_word(record: Record) -> str:
+    """The outcome as reports print it: XFAIL and XPASS where a finding changes what it means."""
+    if record.expected_failure:
+        return "XFAIL"
+    return "XPASS" if record.unexpected_pass else str(record.outcome)
+
+
+def judge(records: Sequence[Record], manifest: Manifest) -> Verdict:
+    """The verdict of a run whose manifest has its last state (`finished` set).
+
+    A kernel under test that failed outranks one that did not boot, which outranks a baseline that failed, which
+    outranks a harness that broke. A kernel under test on which nothing passed or was measured has not passed.
+    """
+    baselines = {entry.label for entry in manifest.kernels if entry.role == "baseline"}
+    failed = [record for record in records if record.counts_as_failure]
+    broken = [record for record in records if record.outcome in (Outcome.ERROR, Outcome.MISS)]
+    succeeded = [record for record in records if record.outcome in (Outcome.PASS, Outcome.DONE)]
+    if any(record.kernel not in baselines for record in failed):
+        return Verdict(_worst(failed), _sentence(failed, "failed"), 1)
+    if manifest.boot_failed:
+        return Verdict("NO BOOT", manifest.boot_failed, 125)
+    if failed:
+        return Verdict(_worst(failed), _sentence(failed, "failed, on the baseline only"), 1)
+    if not manifest.finished:
+        return Verdict("INCOMPLETE", f"the run did not finish; {_many(len(records), 'result')} were written", 3)
+    if broken:
+        return Verdict("BROKEN", _sentence(broken, "could not be judged"), 3)
+    under_test = [entry.label for entry in manifest.kernels if entry.role == "kernel"]
+    tested = {record.kernel for record in succeeded} - baselines
+    untested = [label for label in under_test if label not in tested]
+    if untested or not tested:
+        why = "every test was skipped" if records else "no test ran"
+        where = f" on {', '.join(untested)}" if untested else ""
+        return Verdict("NOTHING TESTED", f"{why}{where}: that is not a pass", 3)
+    return Verdict("PASS", _sentence(succeeded, "passed or measured, none failed"), 0)
+
+
+def exit_code(records: Sequence[Record], manifest: Manifest) -> int:
+    """0 pass, 1 the kernel failed, 3 the harness failed or nothing was tested, 125 the kernel did not boot."""
+    return judge(records, manifest).exit_code
+
+
+def _worst(failed: Sequence[Record]) -> str:
+    outcomes = {record.outcome for record in failed}
+    return next((str(worst) for worst in (Outcome.CRASH, Outcome.HANG) if worst in outcomes), "FAIL")
+
+
+def _sentence(records: Sequence[Record], what: str) -> str:
+    kernels = Counter(record.kernel for record in records)
+    where = ", ".join(f"{number} on {kernel}" for kernel, number in kernels.items())
+    return f"{_many(len(records), 'test')} {what} ({where})"
+
+
+def _many(number: int, noun: str) -> str:
+    return f"{number} {noun}{'' if number == 1 else 's'}"

@@ -1,0 +1,135 @@
+"""``kst run``: kernels resolved, suites run on each, reports written, one exit code."""
+
+from __future__ import annotations
+
+import contextlib
+import difflib
+import signal
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from types import FrameType
+
+import pytest
+
+from . import reports
+from .errors import UsageError
+from .kernels import newest_without_rwp
+from .paths import data_dir
+from .pytest_plugin import session as kst_session
+from .pytest_plugin.keys import RUN
+from .pytest_plugin.station import Settings
+from .reports.terminal import TerminalView
+from .results import RunFolder, Verdict, judge
+
+DEFAULT_KERNEL = "debian:7.3"
+INTERRUPTED = 130
+
+
+@dataclass(frozen=True)
+class Options:
+    """What ``kst run`` was asked for."""
+
+    kernels: Sequence[str] = ()
+    baseline: str | None = None
+    suites: Sequence[str] = ()
+    expression: str = ""
+    accel: str = "auto"
+    mode: str = "both"
+    cpus: int = 2
+    memory: str = "1G"
+    out: Path | None = None
+    timeout: float = 60.0
+    fail_fast: bool = False
+    controls: bool = False
+
+
+@dataclass
+class _Plugin:
+    """Hands the prepared run and its view to the pytest plugin."""
+
+    run: kst_session.Run
+    view: TerminalView
+    title: str
+    total: int = field(default=0, init=False)
+
+    @pytest.hookimpl(trylast=True)  # pytest's own reporter is there by then
+    def pytest_configure(self, config: pytest.Config) -> None:
+        config.stash[RUN] = self.run
+        if reporter := config.pluginmanager.get_plugin("terminalreporter"):
+            config.pluginmanager.unregister(reporter)
+
+    def pytest_collectreport(self, report: pytest.CollectReport) -> None:
+        if report.failed:
+            self.view.note(f"cannot load {report.nodeid}: {report.longreprtext.strip().splitlines()[-1]}")
+
+    def pytest_collection_finish(self, session: pytest.Session) -> None:
+        self.view.run_started(len(session.items), self.title)
+
+
+def suite_names() -> list[str]:
+    """The suites of this installation."""
+    return sorted(path.name for path in data_dir("suites").iterdir() if any(path.glob("test_*.py")))
+
+
+def _suite_folders(wanted: Sequence[str]) -> list[str]:
+    known = suite_names()
+    for name in wanted:
+        if name not in known:
+            near = difflib.get_close_matches(name, known, n=1)
+            hint = f"did you mean '{near[0]}'?" if near else f"there are: {', '.join(known)}"
+            raise UsageError(f"--suite {name}: no such suite; {hint}")
+    return [str(data_dir("suites") / name) for name in (wanted or known)]
+
+
+def _kernels(options: Options, note: Callable[[str], None]) -> tuple[list[str], list[str]]:
+    """Specs of the kernels under test and of the baseline; the defaults only when nothing was named."""
+    baselines = [options.baseline] if options.baseline not in (None, "none") else []
+    if options.kernels or options.baseline is not None:
+        return list(options.kernels or [DEFAULT_KERNEL]), [one for one in baselines if one]
+    image, said = newest_without_rwp(note)
+    if said:
+        note(said)
+    return [DEFAULT_KERNEL], [image.spec]
+
+
+@contextlib.contextmanager
+def _sigterm_as_interrupt() -> Iterator[None]:
+    """A polite kill ends the run as Ctrl-C does: machines stopped, results kept, reports written."""
+
+    def interrupt(_number: int, _frame: FrameType | None) -> None:
+        raise KeyboardInterrupt
+
+    before = signal.signal(signal.SIGTERM, interrupt)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+def run(options: Options, view: TerminalView) -> tuple[RunFolder, Verdict]:
+    """Run the suites; the folder with everything, and the verdict.
+
+    :raises UsageError: the options ask for what cannot be.
+    :raises HarnessError: a kernel or the run folder is not to be had.
+    """
+    folders = _suite_folders(options.suites)
+    specs, baselines = _kernels(options, view.note)
+    targets = kst_session.targets(specs, baselines, view)
+    folder = RunFolder.create(options.out)
+    settings = Settings(options.accel, options.cpus, options.memory, options.timeout)
+    shown = {name: str(value) if isinstance(value, Path) else value for name, value in asdict(options).items()}
+    prepared = kst_session.begin(folder, targets, settings, view, shown, options.controls)
+    arguments = [*folders, "-p", "no:cacheprovider", "--capture=no", "-q", f"--kst-mode={options.mode}"]
+    arguments += ["-c", str(data_dir("suites") / "pytest.ini")]
+    arguments += ["-k", options.expression] if options.expression else []
+    arguments += ["-x"] if options.fail_fast else []
+    title = " and ".join(one.label for one in targets)
+    with _sigterm_as_interrupt():
+        status = pytest.main(arguments, plugins=[_Plugin(prepared, view, title)])
+    reports.write_all(folder)
+    view.run_finished(folder)
+    verdict = judge(folder.records(), folder.manifest())
+    if status == pytest.ExitCode.INTERRUPTED:
+        verdict = Verdict("INTERRUPTED", f"stopped; 'kst report {folder.path}' shows what there is", INTERRUPTED)
+    return folder, verdict

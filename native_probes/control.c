@@ -1,0 +1,60 @@
+/* SPDX-License-Identifier: MIT */
+/* control.c - negative controls: lies on demand, so that each claim can be seen to fail. */
+#include <errno.h>
+#include <fcntl.h>
+#include <string.h>
+#include <unistd.h>
+
+#include "subject.h"
+
+static const char *const names[] = {
+	"skip_protect",	 "protect_one_more", "protect_one_less", "flip_write_flag", "wrong_address", "lose_wake",
+	"touch_neighbour", "corrupt",	     "duplicate_event",	 "hide_accessed",   "drop_write",    "break_log",
+};
+
+#define NAMES (sizeof(names) / sizeof(names[0]))
+
+static size_t find(const char *name)
+{
+	size_t i = 0;
+
+	while (i < NAMES && strcmp(names[i], name))
+		i++;
+	return i;
+}
+
+bool kst_control(const struct kst_subject *s, const char *name)
+{
+	return s->controls && (s->controls >> find(name) & 1);
+}
+
+static json_t *break_log(void)
+{
+	static const char text[] = "<4>WARNING: kselftests-py control\n";
+	int fd = open("/dev/kmsg", O_WRONLY | O_CLOEXEC);
+	int err = 0;
+
+	if (fd < 0)
+		return kst_errno(errno, "/dev/kmsg");
+	if (write(fd, text, sizeof(text) - 1) < 0)
+		err = errno;
+	close(fd);
+	return err ? kst_errno(err, "/dev/kmsg") : kst_ok(NULL);
+}
+
+static json_t *op_control(struct kst_subject *s, const json_t *args)
+{
+	json_t *reply = NULL;
+	const char *name;
+	size_t i;
+
+	if (!kst_arg_str(args, "name", &name, &reply))
+		return reply;
+	i = find(name);
+	if (i == NAMES)
+		return kst_error("no control is called %s", name);
+	s->controls |= 1u << i;
+	return strcmp(name, "break_log") ? kst_ok(NULL) : break_log();
+}
+
+const struct kst_op kst_control_ops[] = {{"control", op_control}, {NULL, NULL}};

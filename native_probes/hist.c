@@ -1,0 +1,74 @@
+/* SPDX-License-Identifier: MIT */
+/* hist.c - log-linear histogram of ticks; the layout is HdrHistogram's (hdrhistogram.org) with 2^11 buckets an octave. */
+#define _GNU_SOURCE
+#include "hist.h"
+
+#include <string.h>
+#include <sys/mman.h>
+
+#define EXACT_BITS 12
+#define HALF (1U << (EXACT_BITS - 1))
+#define MAX_BITS 40
+#define BUCKETS ((1U << EXACT_BITS) + (MAX_BITS - EXACT_BITS) * HALF)
+
+struct kst_hist {
+	uint64_t counts[BUCKETS];
+};
+
+struct kst_hist *kst_hist_new(void)
+{
+	/* Populated at once: a page fault while recording would disturb the next measurement. */
+	void *p = mmap(NULL, sizeof(struct kst_hist), PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_POPULATE, -1,
+		       0);
+
+	return p == MAP_FAILED ? NULL : p;
+}
+
+void kst_hist_free(struct kst_hist *h)
+{
+	if (h)
+		munmap(h, sizeof(*h));
+}
+
+void kst_hist_clear(struct kst_hist *h)
+{
+	memset(h->counts, 0, sizeof(h->counts));
+}
+
+void kst_hist_add(struct kst_hist *h, uint64_t ticks)
+{
+	unsigned int octave;
+
+	if (ticks < 1U << EXACT_BITS) {
+		h->counts[ticks]++;
+		return;
+	}
+	octave = 63 - (unsigned int)__builtin_clzll(ticks);
+	if (octave >= MAX_BITS) {
+		h->counts[BUCKETS - 1]++;
+		return;
+	}
+	h->counts[(1U << EXACT_BITS) + (octave - EXACT_BITS) * HALF + (ticks >> (octave - EXACT_BITS + 1)) - HALF]++;
+}
+
+static uint64_t bucket_value(unsigned int bucket)
+{
+	unsigned int shift, above;
+
+	if (bucket < 1U << EXACT_BITS)
+		return bucket;
+	above = bucket - (1U << EXACT_BITS);
+	shift = above / HALF + 1;
+	return ((uint64_t)(HALF + above % HALF) << shift) + (1ULL << (shift - 1));
+}
+
+json_t *kst_hist_json(const struct kst_hist *h)
+{
+	json_t *counts = json_array();
+
+	for (unsigned int i = 0; i < BUCKETS; i++)
+		if (h->counts[i])
+			json_array_append_new(counts, json_pack("[I,I]", (json_int_t)bucket_value(i),
+								(json_int_t)h->counts[i]));
+	return json_pack("{s:s, s:o}", "unit", "ticks", "counts", counts);
+}

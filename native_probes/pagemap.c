@@ -1,0 +1,136 @@
+/* SPDX-License-Identifier: MIT */
+/* pagemap.c - what the page tables say: raw entries, and the PAGEMAP_SCAN ioctl. */
+#define _GNU_SOURCE
+#include <errno.h>
+#include <fcntl.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <sys/ioctl.h>
+#include <unistd.h>
+
+#include "subject.h"
+
+#define ENTRIES_MAX 65536
+#define VEC_MAX 65536
+#define PM_PFN_BITS ((1ull << 55) - 1)
+#define PM_SWAP (1ull << 62)
+
+/* 0 or an errno. Opened once per process: it shows the memory of whoever opened it. */
+static int open_pagemap(struct kst_subject *s)
+{
+	if (s->pagemap_fd < 0)
+		s->pagemap_fd = open("/proc/self/pagemap", O_RDONLY | O_CLOEXEC);
+	return s->pagemap_fd < 0 ? errno : 0;
+}
+
+static json_t *op_pagemap(struct kst_subject *s, const json_t *args)
+{
+	uint64_t addr, pages, *entries;
+	json_t *reply = NULL, *list;
+	char hex[17];
+	ssize_t n;
+	int err;
+
+	if (!kst_arg_range(args, "addr", 0, (1ull << 47) - 1, &addr, &reply) ||
+	    !kst_arg_range(args, "pages", 1, ENTRIES_MAX, &pages, &reply))
+		return reply;
+	err = open_pagemap(s);
+	if (err)
+		return kst_errno(err, "open of /proc/self/pagemap");
+	entries = calloc(pages, sizeof(*entries));
+	if (!entries)
+		abort();
+	n = pread(s->pagemap_fd, entries, pages * sizeof(*entries), (off_t)(addr / 4096 * sizeof(*entries)));
+	if (n < 0) {
+		err = errno;
+		free(entries);
+		return kst_errno(err, "read of /proc/self/pagemap");
+	}
+	list = json_array();
+	for (size_t i = 0; i < (size_t)n / sizeof(*entries); i++) {
+		uint64_t entry = entries[i] & PM_SWAP ? entries[i] : entries[i] & ~PM_PFN_BITS;
+
+		snprintf(hex, sizeof(hex), "%016llx", (unsigned long long)entry);
+		json_array_append_new(list, json_string(hex));
+	}
+	free(entries);
+	return kst_ok(json_pack("{s:o}", "entries", list));
+}
+
+static json_t *describe(const struct kst_subject *s, const struct page_region *vec, size_t count)
+{
+	bool hide = kst_control(s, "hide_accessed");
+	json_t *list = json_array();
+
+	for (size_t i = 0; i < count; i++) {
+		uint64_t end = vec[i].end;
+
+		if (hide && (vec[i].categories & PAGE_IS_ACCESSED))
+			end -= kst_page_size_at(s, vec[i].start);
+		if (end > vec[i].start)
+			json_array_append_new(list, json_pack("[I, I, I]", (json_int_t)vec[i].start, (json_int_t)end,
+							      (json_int_t)vec[i].categories));
+	}
+	return list;
+}
+
+static bool scan_args(const json_t *args, struct pm_scan_arg *scan, json_t **reply)
+{
+	const struct {
+		const char *name;
+		uint64_t dflt;
+		__u64 *field;
+	} table[] = {
+		{"flags", 0, &scan->flags},
+		{"category_inverted", 0, &scan->category_inverted},
+		{"category_mask", 0, &scan->category_mask},
+		{"category_anyof_mask", 0, &scan->category_anyof_mask},
+		{"return_mask", 0, &scan->return_mask},
+		{"max_pages", 0, &scan->max_pages},
+	};
+	uint64_t addr, len, vec_len, value;
+
+	if (!kst_arg_u64(args, "addr", &addr, reply) || !kst_arg_u64(args, "len", &len, reply) ||
+	    !kst_arg_range_or(args, "vec_len", 256, 0, VEC_MAX, &vec_len, reply))
+		return false;
+	for (size_t i = 0; i < sizeof(table) / sizeof(table[0]); i++) {
+		if (!kst_arg_u64_or(args, table[i].name, table[i].dflt, &value, reply))
+			return false;
+		*table[i].field = value;
+	}
+	scan->size = sizeof(*scan);
+	scan->start = addr;
+	scan->end = addr + len;
+	scan->vec_len = vec_len;
+	return true;
+}
+
+static json_t *op_pagemap_scan(struct kst_subject *s, const json_t *args)
+{
+	struct pm_scan_arg scan = {0};
+	struct page_region *vec = NULL;
+	json_t *reply = NULL;
+	int n, err;
+
+	if (!scan_args(args, &scan, &reply))
+		return reply;
+	err = open_pagemap(s);
+	if (err)
+		return kst_errno(err, "open of /proc/self/pagemap");
+	if (scan.vec_len) {
+		vec = calloc(scan.vec_len, sizeof(*vec));
+		if (!vec)
+			abort();
+		scan.vec = (uint64_t)(uintptr_t)vec;
+	}
+	n = ioctl(s->pagemap_fd, PAGEMAP_SCAN, &scan);
+	if (n < 0)
+		reply = kst_errno(errno, "PAGEMAP_SCAN");
+	else
+		reply = kst_ok(json_pack("{s:I, s:o}", "walk_end", (json_int_t)scan.walk_end, "regions",
+					 describe(s, vec, vec ? (size_t)n : 0)));
+	free(vec);
+	return reply;
+}
+
+const struct kst_op kst_pagemap_ops[] = {{"pagemap", op_pagemap}, {"pagemap_scan", op_pagemap_scan}, {NULL, NULL}};

@@ -1,0 +1,140 @@
+/* SPDX-License-Identifier: MIT */
+/* ticket.c - what has become of an access: done, asleep in the kernel, or neither yet. */
+#define _GNU_SOURCE
+#include <signal.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <time.h>
+#include <unistd.h>
+
+#include "actor.h"
+
+#define WAIT_MAX_MS (3600u * 1000)
+#define LOOK_FIRST_US 50
+#define LOOK_MAX_US 2000
+#define SIGHTINGS 3
+
+static uint64_t now_us(void)
+{
+	struct timespec now;
+
+	clock_gettime(CLOCK_MONOTONIC, &now);
+	return (uint64_t)now.tv_sec * 1000000 + (uint64_t)now.tv_nsec / 1000;
+}
+
+static void read_again(int fd, char *buffer, size_t size)
+{
+	ssize_t n = fd >= 0 ? pread(fd, buffer, size - 1, 0) : -1;
+
+	buffer[n > 0 ? n : 0] = 0;
+}
+
+static bool asleep(const struct kst_actor *a)
+{
+	char stat[256];
+	const char *state;
+
+	read_again(a->stat_fd, stat, sizeof(stat));
+	state = strrchr(stat, ')');
+	return state && state[1] && (state[2] == 'S' || state[2] == 'D');
+}
+
+/*
+ * Does the actor sleep in a userfault? The kernel says where a thread sleeps
+ * only when it has left the CPU for good: one that was merely preempted, or is
+ * between setting its state and sleeping, shows as "0".
+ *
+ * A kernel without symbol names always says "0". There the sign is that it
+ * sleeps outside of any system call ("-1" in `syscall`), which only a fault
+ * can do; faults also sleep for short on locks, so it must be seen again and
+ * again.
+ */
+static bool blocked(struct kst_actor *a, char *wchan, size_t size)
+{
+	char call[64];
+
+	*wchan = 0;
+	if (!asleep(a)) {
+		a->asleep_in_fault = 0;
+		return false;
+	}
+	read_again(a->wchan_fd, wchan, size);
+	if (!strcmp(wchan, "handle_userfault"))
+		return true;
+	if (*wchan && strcmp(wchan, "0"))
+		return false;
+	read_again(a->syscall_fd, call, sizeof(call));
+	a->asleep_in_fault = strncmp(call, "-1 ", 3) ? 0 : a->asleep_in_fault + 1;
+	return a->asleep_in_fault >= SIGHTINGS;
+}
+
+static json_t *describe_done(struct kst_ticket *t)
+{
+	json_t *result = json_pack("{s:s, s:I, s:I, s:I}", "state", "done", "value", (json_int_t)t->result, "ticks",
+				   (json_int_t)t->ticks, "count", (json_int_t)t->completed);
+
+	if (t->signal) {
+		char name[32];
+		const char *abbreviation = sigabbrev_np(t->signal);
+
+		snprintf(name, sizeof(name), "SIG%s", abbreviation ? abbreviation : "?");
+		json_object_set_new(result, "signal", json_string(name));
+		json_object_set_new(result, "signal_code", json_integer(t->signal_code));
+		json_object_set_new(result, "signal_addr", json_integer((json_int_t)t->signal_addr));
+	}
+	free(t->pages);
+	t->pages = NULL;
+	return kst_ok(result);
+}
+
+static json_t *describe_pending(bool is_blocked, const char *wchan)
+{
+	json_t *result = json_pack("{s:s}", "state", is_blocked ? "blocked" : "running");
+
+	if (is_blocked && *wchan && strcmp(wchan, "0"))
+		json_object_set_new(result, "wchan", json_string(wchan));
+	return kst_ok(result);
+}
+
+/* Waits for the state itself: `done` is a futex; being blocked has to be looked for, ever less often. */
+static json_t *await(struct kst_ticket *t, bool want_done, uint64_t deadline)
+{
+	uint64_t pause = LOOK_FIRST_US, now;
+	char wchan[64] = "";
+
+	for (;;) {
+		bool is_blocked = blocked(t->actor, wchan, sizeof(wchan));
+
+		if (atomic_load(&t->done))
+			return describe_done(t);
+		if (is_blocked && !want_done)
+			return describe_pending(true, wchan);
+		now = now_us();
+		if (now >= deadline)
+			return describe_pending(is_blocked || (asleep(t->actor) && !atomic_load(&t->done)), wchan);
+		if (want_done)
+			pause = deadline - now;
+		kst_futex_wait(&t->done, 0, pause < deadline - now ? pause : deadline - now);
+		pause = pause * 2 < LOOK_MAX_US ? pause * 2 : LOOK_MAX_US;
+	}
+}
+
+static json_t *op_ticket(struct kst_subject *s, const json_t *args)
+{
+	const char *want;
+	uint64_t timeout_ms;
+	json_t *reply = NULL;
+	struct kst_ticket *t = kst_table_arg(&s->tickets, args, "ticket", &reply);
+
+	if (!t || !kst_arg_range_or(args, "timeout_ms", 2000, 0, WAIT_MAX_MS, &timeout_ms, &reply) ||
+	    !kst_arg_str_or(args, "want", "either", &want, &reply))
+		return reply;
+	if (strcmp(want, "either") && strcmp(want, "done") && strcmp(want, "blocked"))
+		return kst_error("argument want: %s is none of done, blocked, either", want);
+	if (atomic_load(&t->done))
+		return describe_done(t);
+	return await(t, !strcmp(want, "done"), now_us() + timeout_ms * 1000);
+}
+
+const struct kst_op kst_ticket_ops[] = {{"ticket", op_ticket}, {NULL, NULL}};

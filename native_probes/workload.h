@@ -1,0 +1,90 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * workload.h - what the native loops share: memory, one protecting userfaultfd, clocks, random numbers.
+ *
+ * The loops own all they use (they know nothing of the subject's handles) and give it back before they return.
+ */
+#ifndef KST_WORKLOAD_H
+#define KST_WORKLOAD_H
+
+#include "kst.h"
+
+#include <pthread.h>
+#include <time.h>
+
+#define KST_MAX_PAGES 262144
+#define KST_MAX_ROUNDS 1000000
+
+/*
+ * Memory of `pages` pages of `page_size` bytes; every page is written once, THP is off. fd is -1 for anon.
+ * It begins at a page table's first entry and lies alone in `room`, so that its place in the address space, which is
+ * random, changes neither how many page tables a call walks nor which mappings are merged.
+ */
+struct kst_mem {
+	char *room;
+	size_t room_len;
+	char *addr;
+	size_t len, page_size;
+	uint64_t pages;
+	int fd;
+};
+
+/* One userfaultfd that protects: with RWP, or with WP. */
+struct kst_track {
+	int uffd;
+	bool rwp;
+	bool lie; /* control skip_protect: protecting succeeds and does nothing */
+};
+
+/* `pages` (1..KST_MAX_PAGES) and `rounds` (1..KST_MAX_ROUNDS), out of the arguments. */
+bool kst_loop_size(const json_t *args, uint64_t *pages, uint64_t *rounds, json_t **reply);
+/* A string argument that must be `a` or `b`; *is_b says which it was. */
+bool kst_arg_either(const json_t *args, const char *name, const char *a, const char *b, bool *is_b, json_t **reply);
+
+/* Maps and writes memory of a kind: anon, shmem (memfd, shared), hugetlb (2 MiB memfd, shared). NULL, or the reply that says why not. */
+json_t *kst_mem_map(struct kst_mem *mem, const char *kind, uint64_t pages);
+void kst_mem_unmap(struct kst_mem *mem); /* a zeroed one is allowed */
+
+/*
+ * Opens a userfaultfd with what `rwp`, `async` and `features` ask for, after a throw-away one told what the kernel
+ * has: what is missing is the errno reply EOPNOTSUPP with its names. NULL when all went well.
+ */
+json_t *kst_track_open(struct kst_track *t, bool rwp, bool async, uint64_t features);
+/* These return 0 or an errno. `modes` are registered besides WP or RWP. */
+int kst_track_register(const struct kst_track *t, const struct kst_mem *mem, uint64_t modes);
+int kst_track_protect(const struct kst_track *t, void *addr, size_t len, bool on);
+int kst_track_set_async(const struct kst_track *t, bool on); /* UFFDIO_SET_MODE: RWP only */
+/*
+ * PAGEMAP_SCAN for what was touched since it was protected: PAGE_IS_ACCESSED with RWP, PAGE_IS_WRITTEN with WP.
+ * `vec` has room for `mem->pages` struct page_region; *n is how many were found.
+ */
+int kst_track_scan(const struct kst_track *t, const struct kst_mem *mem, int pagemap, void *vec, size_t *n);
+
+uint64_t kst_now_ns(void); /* CLOCK_MONOTONIC */
+
+/* splitmix64 (Steele, Lea, Flood 2014): the next number of the sequence in *state. */
+uint64_t kst_random(uint64_t *state);
+
+/*
+ * The clock of a measurement. The fences keep the measured access between its two readings; with the time stamp
+ * counter nothing else runs between them, so under QEMU -icount the difference is a number of instructions.
+ */
+static inline uint64_t kst_ticks(bool tsc)
+{
+	struct timespec ts;
+
+#ifdef __x86_64__
+	if (tsc) {
+		uint32_t lo, hi;
+
+		__asm__ volatile("lfence\n\trdtsc\n\tlfence" : "=a"(lo), "=d"(hi) : : "memory");
+		return (uint64_t)hi << 32 | lo;
+	}
+#else
+	(void)tsc;
+#endif
+	clock_gettime(CLOCK_MONOTONIC_RAW, &ts);
+	return (uint64_t)ts.tv_sec * 1000000000ULL + (uint64_t)ts.tv_nsec;
+}
+
+#endif

@@ -1,0 +1,150 @@
+"""What one access to a protected page costs, for WP and RWP, sync and async, read and write, anon and shmem.
+
+Measured inside the probe (op ``fault_latency``): clock, access, clock, once for each page of a range protected before.
+The same two clock reads around an access that is not trapped are measured as ``overhead``; the figure reported is the
+median of the accesses less the median of the overhead. Exact mode counts instructions retired (no caches, no TLB, no
+IPIs); wall mode counts nanoseconds. Source: Documentation/admin-guide/mm/userfaultfd.rst, Fault Handling.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+from kselftests_py.lab import Subject
+from kselftests_py.lab.replies import FaultLatency
+from kselftests_py.measure import percentile, samples, spread
+
+pytestmark = pytest.mark.measures
+
+NEEDS = {
+    ("wp", "sync"): ("wp", "wp_shmem"),
+    ("wp", "async"): ("wp", "wp_shmem", "wp_async"),
+    ("rwp", "sync"): ("rwp",),
+    ("rwp", "async"): ("rwp", "rwp_async"),
+}
+
+
+def _cells(*trapped: tuple[str, str]) -> list[Any]:
+    """Every delivery and kind of the (protection, access) pairs in *trapped*."""
+    return [
+        pytest.param(
+            protection,
+            delivery,
+            kind,
+            access,
+            marks=pytest.mark.needs(*NEEDS[protection, delivery]),
+            id=f"{protection}-{delivery}-{kind}-{access}",
+        )
+        for protection, access in trapped
+        for delivery in ("sync", "async")
+        for kind in ("anon", "shmem")
+    ]
+
+
+TRAPPED = _cells(("wp", "write"), ("rwp", "read"), ("rwp", "write"))
+FREE = _cells(("wp", "read"))
+# A sync fault is two context switches, an async one a visit to the kernel: fewer of the former say as much.
+ROUNDS = {"sync": 8, "async": 16}
+PAGES = 64
+
+
+def _measure(
+    subject: Subject,
+    record_metric: Callable[..., None],
+    cell: tuple[str, str, str, str],
+    mode: str,
+) -> tuple[float, FaultLatency]:
+    """Measure and record one cell of the matrix; returns its median cost, and what the probe said."""
+    protection, delivery, kind, access = cell
+    clock, unit = ("tsc", "instructions") if mode == "exact" else ("mono", "ns")
+    found = subject.fault_latency(
+        mode=protection,
+        delivery=delivery,
+        kind=kind,
+        access=access,
+        pages=PAGES,
+        rounds=ROUNDS[delivery],
+        clock=clock,
+    )
+    overhead = percentile(found.overhead.counts, 50)
+    cost = [(value - overhead, count) for value, count in found.histogram.counts]
+    assert samples(cost) == PAGES * ROUNDS[delivery]
+    labels = {"path": "fault", "protection": protection, "delivery": delivery, "kind": kind, "access": access}
+    median = percentile(cost, 50)
+    record_metric(
+        "fault_p50", median, unit, mode=mode, labels=labels, count=samples(cost), spread=spread(cost), histogram=cost
+    )
+    record_metric("overhead_p50", overhead, unit, mode=mode, labels={"path": "overhead"})
+    return median, found
+
+
+@pytest.mark.control("skip_protect")
+@pytest.mark.parametrize(("protection", "delivery", "kind", "access"), TRAPPED)
+def test_fault_cost_in_instructions(
+    exact_subject: Subject,
+    record_metric: Callable[..., None],
+    protection: str,
+    delivery: str,
+    kind: str,
+    access: str,
+) -> None:
+    """Instructions of one access to a protected page, under QEMU icount: the same number on any machine.
+
+    Every such access is trapped, so it costs more than an access to a page that is not protected (I3).
+    """
+    cost, found = _measure(exact_subject, record_metric, (protection, delivery, kind, access), "exact")
+    assert cost > 0
+    assert found.faults == (PAGES * ROUNDS["sync"] if delivery == "sync" else 0)
+
+
+@pytest.mark.wall
+@pytest.mark.parametrize(("protection", "delivery", "kind", "access"), TRAPPED)
+def test_fault_cost_in_nanoseconds(
+    subject: Subject,
+    record_metric: Callable[..., None],
+    protection: str,
+    delivery: str,
+    kind: str,
+    access: str,
+) -> None:
+    """Nanoseconds (CLOCK_MONOTONIC_RAW) of one access to a protected page; under TCG only ratios mean anything.
+
+    No control: a machine's speed decides no verdict. That each access is trapped is asserted in exact mode.
+    """
+    _, found = _measure(subject, record_metric, (protection, delivery, kind, access), "wall")
+    assert found.faults == (PAGES * ROUNDS["sync"] if delivery == "sync" else 0)
+
+
+@pytest.mark.parametrize(("protection", "delivery", "kind", "access"), FREE)
+def test_read_cost_under_wp_in_instructions(
+    exact_subject: Subject,
+    record_metric: Callable[..., None],
+    protection: str,
+    delivery: str,
+    kind: str,
+    access: str,
+) -> None:
+    """Instructions of a read of a write-protected page, which is not trapped: what RWP's reads are compared with.
+
+    No control: none of them makes a read cost less than nothing; that reads pass is the claim of test_wp.py.
+    """
+    _, found = _measure(exact_subject, record_metric, (protection, delivery, kind, access), "exact")
+    assert found.faults == 0
+
+
+@pytest.mark.wall
+@pytest.mark.parametrize(("protection", "delivery", "kind", "access"), FREE)
+def test_read_cost_under_wp_in_nanoseconds(
+    subject: Subject,
+    record_metric: Callable[..., None],
+    protection: str,
+    delivery: str,
+    kind: str,
+    access: str,
+) -> None:
+    """Nanoseconds of a read of a write-protected page, which is not trapped; under TCG only ratios mean anything."""
+    _, found = _measure(subject, record_metric, (protection, delivery, kind, access), "wall")
+    assert found.faults == 0

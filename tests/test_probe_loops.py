@@ -1,0 +1,210 @@
+"""The native loops of the probe (latency.c, evict*.c, hist.c) on the running kernel: what it lacks (RWP) is skipped."""
+
+from __future__ import annotations
+
+import ctypes
+import json
+import subprocess
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from kselftests_py.lab import PipeChannel
+from kselftests_py.lab.build import agent
+from kselftests_py.measure import percentile, samples
+from kselftests_py.paths import data_dir
+
+Json = dict[str, Any]
+Send = Callable[..., Json]
+
+LATENCY = {"mode": "wp", "async": False, "kind": "anon", "access": "write", "pages": 16, "rounds": 3, "clock": "mono"}
+PROTECT = {"mode": "wp", "kind": "anon", "pages": 16, "rounds": 3, "clock": "mono"}
+SCAN = {**PROTECT, "hot": 5}
+EVICT = {"mode": "wp", "pages": 64, "writers": 2, "rounds": 5, "seed": 1, "variant": "documented", "timeout_ms": 60000}
+BOTH = pytest.mark.parametrize("mode", ["wp", "rwp"])
+
+
+@pytest.fixture
+def send() -> Iterator[Send]:
+    """Sends one operation to a fresh subject of a fresh agent and returns the reply."""
+    channel = PipeChannel([str(agent())])
+
+    def call(**request: Any) -> Json:
+        reply: Json = json.loads(channel.call(json.dumps({"id": 1, **request}).encode(), 90.0))
+        return reply
+
+    subject = call(op="subject_new")["result"]["subject"]
+    yield lambda op, **args: call(subject=subject, op=op, **args)
+    channel.close()
+
+
+def _result(reply: Json) -> Json:
+    """The result; a kernel that lacks the feature, or does not let us have it, is skipped with its own words."""
+    if reply.get("errno") in {"EOPNOTSUPP", "EPERM", "ENOSYS"}:
+        pytest.skip(reply["message"])
+    result: Json = reply["result"]
+    return result
+
+
+def _counts(histogram: Json) -> list[tuple[int, int]]:
+    assert histogram["unit"] == "ticks"
+    counts = [(value, count) for value, count in histogram["counts"]]
+    assert counts == sorted(counts)
+    return counts
+
+
+@BOTH
+@pytest.mark.parametrize("kind", ["anon", "shmem"])
+@pytest.mark.parametrize("delivery", ["sync", "async"])
+@pytest.mark.parametrize("access", ["read", "write"])
+def test_each_protected_page_traps_once_a_round(send: Send, mode: str, kind: str, delivery: str, access: str) -> None:
+    args = LATENCY | {"mode": mode, "kind": kind, "async": delivery == "async", "access": access}
+    result = _result(send("fault_latency", **args))
+    trapped, free = _counts(result["histogram"]), _counts(result["overhead"])
+    traps = mode == "rwp" or access == "write"
+    assert (samples(trapped), samples(free)) == (16 * 3, 16)
+    assert result["faults"] == (16 * 3 if traps and delivery == "sync" else 0)
+    if traps:
+        assert percentile(trapped, 50) > percentile(free, 50)
+
+
+def test_unprotected_pages_are_seen_not_to_trap(send: Send) -> None:
+    send("control", name="skip_protect")
+    assert _result(send("fault_latency", **LATENCY))["faults"] == 0
+
+
+@BOTH
+def test_protect_cost_has_one_sample_a_round(send: Send, mode: str) -> None:
+    result = _result(send("protect_cost", **PROTECT | {"mode": mode}))
+    assert [samples(_counts(result[name])) for name in ("protect", "resolve", "overhead")] == [3, 3, 16]
+
+
+@BOTH
+@pytest.mark.parametrize(("hot", "regions"), [(0, 0), (1, 1), (5, 5), (8, 8), (16, 1)])
+def test_scan_finds_exactly_the_hot_pages(send: Send, mode: str, hot: int, regions: int) -> None:
+    result = _result(send("scan_cost", **SCAN | {"mode": mode, "hot": hot}))
+    assert (result["accessed"], result["regions"]) == (hot, regions)
+    assert samples(_counts(result["scan"])) == 3
+
+
+@BOTH
+def test_documented_eviction_loses_nothing(send: Send, mode: str) -> None:
+    result = _result(send("evict", **EVICT | {"mode": mode}))
+    assert (result["lost_writes"], result["damaged"], result["asleep"]) == (0, 0, 0), result
+    assert result["ambushes_trapped"] == result["rounds"] == 5
+    assert result["evicted"] == result["fetched"] > 0
+    # one page in eight is only read: wp cannot know, RWP does
+    assert result["hot_evicted"] == (0 if mode == "rwp" else 5 * 64 // 8)
+
+
+BROKEN = [
+    ("rwp", "scan_before_sync", "lost_writes", 5),
+    ("rwp", "stay_async", "lost_writes", 5),
+    ("rwp", "skip_protect", "lost_writes", 5),
+    ("rwp", "no_wake", "asleep", 1),
+    ("wp", "stay_async", "lost_writes", 5),
+    ("wp", "skip_protect", "lost_writes", 5),
+    ("wp", "no_wake", "asleep", 1),
+]
+
+
+@pytest.mark.parametrize(("mode", "variant", "harm", "least"), BROKEN)
+def test_each_missing_step_does_its_harm_every_time(send: Send, mode: str, variant: str, harm: str, least: int) -> None:
+    result = _result(send("evict", **EVICT | {"mode": mode, "variant": variant}))
+    assert result[harm] >= least, result
+    assert bool(result["first_lost"]) == (harm == "lost_writes")
+    assert bool(result["awaited"]) == (harm == "asleep")
+
+
+@BOTH
+def test_a_dropped_write_is_found(send: Send, mode: str) -> None:
+    send("control", name="drop_write")
+    result = _result(send("evict", **EVICT | {"mode": mode}))
+    assert result["lost_writes"] == 1
+    assert result["first_lost"] == "round 1: page 1: writer 2 wrote 1 and reads 0"
+
+
+def test_a_loop_that_takes_too_long_says_how_far_it_came(send: Send) -> None:
+    reply = send("evict", **EVICT | {"rounds": 1_000_000, "timeout_ms": 1000})
+    if "error" not in reply:
+        _result(reply)
+    assert "rounds took half of timeout_ms (1000)" in reply["error"]
+
+
+WRONG = [
+    ("fault_latency", LATENCY, {"pages": 0}, "pages: must be 1 to 262144"),
+    ("fault_latency", LATENCY, {"pages": 262145}, "pages: must be 1 to 262144"),
+    ("fault_latency", LATENCY, {"rounds": 0}, "rounds: must be 1 to 1000000"),
+    ("fault_latency", LATENCY, {"rounds": 1_000_001}, "rounds: must be 1 to 1000000"),
+    ("fault_latency", LATENCY, {"mode": "wrp"}, "mode: must be wp or rwp"),
+    ("fault_latency", LATENCY, {"kind": "file"}, "kind: must be anon, shmem or hugetlb"),
+    ("fault_latency", LATENCY, {"clock": "utc"}, "clock: must be mono or tsc"),
+    ("fault_latency", LATENCY, {"access": "exec"}, "access: must be read or write"),
+    ("fault_latency", LATENCY, {"access": None}, "access"),
+    ("fault_latency", LATENCY, {"async": 1}, "async"),
+    ("protect_cost", PROTECT, {"pages": -1}, "pages"),
+    ("scan_cost", SCAN, {"hot": 17}, "hot: must be at most pages"),
+    ("evict", EVICT, {"pages": 15}, "pages: eviction needs at least 16"),
+    ("evict", EVICT, {"writers": 0}, "writers: must be 1 to 16"),
+    ("evict", EVICT, {"writers": 17}, "writers: must be 1 to 16"),
+    ("evict", EVICT, {"variant": "best"}, "variant: must be documented,"),
+    ("evict", EVICT, {"variant": "scan_before_sync"}, "wp has no sync mode"),
+    ("evict", EVICT, {"timeout_ms": 999}, "timeout_ms: must be 1000"),
+]
+
+
+@pytest.mark.parametrize(("op", "good", "change", "text"), WRONG)
+def test_wrong_argument_is_refused_by_name(send: Send, op: str, good: Json, change: Json, text: str) -> None:
+    assert text in send(op, **{**good, **change})["error"]
+
+
+@pytest.mark.parametrize(
+    ("op", "args"),
+    [
+        ("fault_latency", LATENCY),
+        ("fault_latency", LATENCY | {"mode": "rwp"}),
+        ("scan_cost", SCAN | {"hot": 17}),
+        ("evict", EVICT),
+        ("evict", EVICT | {"mode": "rwp"}),
+        ("evict", EVICT | {"variant": "no_wake"}),
+    ],
+)
+def test_a_loop_leaves_nothing_behind(send: Send, op: str, args: Json) -> None:
+    def held() -> tuple[int, int]:
+        process = Path("/proc") / str(pid)
+        return len(list((process / "task").iterdir())), len(list((process / "fd").iterdir()))
+
+    status = _result(send("proc_read", name="status"))["text"]
+    pid = next(line.split()[1] for line in status.splitlines() if line.startswith("Pid:"))
+    before = held()
+    send(op, **args)
+    assert held() == before
+    assert "kst-loop" not in _result(send("proc_read", name="maps"))["text"]
+
+
+@pytest.fixture(scope="module")
+def hist(tmp_path_factory: pytest.TempPathFactory) -> ctypes.CDLL:
+    source, built = Path(data_dir("native_probes")), tmp_path_factory.mktemp("hist") / "hist.so"
+    subprocess.run(["gcc", "-shared", "-fPIC", "-std=gnu11", "-o", built, source / "hist.c", "-ljansson"], check=True)
+    library = ctypes.CDLL(str(built))
+    for function in ("kst_hist_new", "kst_hist_json"):
+        getattr(library, function).restype = ctypes.c_void_p
+    library.json_dumps.restype = ctypes.c_char_p
+    return library
+
+
+@given(st.lists(st.integers(0, 2**40 - 1) | st.integers(4090, 4110), min_size=1, max_size=20))
+def test_histogram_keeps_every_value_within_its_precision(hist: ctypes.CDLL, values: list[int]) -> None:
+    pointer = ctypes.c_void_p(hist.kst_hist_new())
+    for value in values:
+        hist.kst_hist_add(pointer, ctypes.c_uint64(value))
+    counts = _counts(json.loads(hist.json_dumps(ctypes.c_void_p(hist.kst_hist_json(pointer)), ctypes.c_size_t(0))))
+    hist.kst_hist_free(pointer)
+    found = [value for value, count in counts for _ in range(count)]
+    assert len(found) == len(values)
+    for value, was in zip(found, sorted(values), strict=True):
+        assert value == was if was < 4096 else abs(value - was) * 2048 < was

@@ -1,0 +1,96 @@
+import io
+import re
+
+import pytest
+import results_factory as factory
+from results_factory import HOSTILE, NEW, record
+from rich.console import Console
+
+from kselftests_py.reports.terminal import TerminalView
+from kselftests_py.results import Outcome
+
+
+def shown(tmp_path, records, manifest=None, *, terminal=False, width=100):
+    """What a view prints of a whole run, and the verdict."""
+    out = io.StringIO()
+    console = Console(file=out, force_terminal=terminal, width=width, color_system="standard" if terminal else None)
+    view = TerminalView(console)
+    view.run_started(len(records), "two kernels")
+    view.note("booting")
+    for one in records:
+        view.test_started(one.id, one.kernel)
+        view.test_finished(one)
+    verdict = view.run_finished(factory.run_folder(tmp_path / "run", records, manifest))
+    return out.getvalue(), verdict
+
+
+@pytest.fixture
+def realistic():
+    return [*factory.judged(), *factory.measured()]
+
+
+def test_without_a_terminal_there_is_a_plain_line_for_each_test(tmp_path, realistic):
+    text, verdict = shown(tmp_path, realistic)
+    assert not re.search(r"[\x00-\x09\x0b-\x1f\x7f-\x9f]", text)
+    before, _, _ = text.partition("Exact: ")
+    lines = [line for line in before.splitlines() if re.match(r"[A-Z]+ +debian:", line)]
+    assert len(lines) == len(realistic)
+    assert (verdict.word, verdict.exit_code) == ("CRASH", 1)
+    assert text.splitlines()[-1] == f"CRASH: {verdict.why}."
+
+
+def test_the_summary_has_the_comparison_the_failures_and_the_report(tmp_path, realistic):
+    text, _ = shown(tmp_path, realistic)
+    _, _, summary = text.partition("Exact: ")
+    row = next(line for line in summary.splitlines() if line.startswith("fault async anon write"))
+    assert re.search(r"1,706 +1,682 +1,631 +0\.99\S +0\.97\S", row)
+    assert "nanoseconds mean nothing" in summary
+    bad = [one for one in realistic if one.counts_as_failure or one.outcome in ("ERROR", "MISS")]
+    assert len(
+        [line for line in summary.splitlines() if re.match(r"(CRASH|HANG|X?FAIL|XPASS|ERROR|MISS) +debian", line)]
+    ) == len(bad)
+    assert str(tmp_path / "run" / "report.html") in summary
+
+
+def test_a_terminal_shows_progress_and_only_what_needs_a_look(tmp_path, realistic):
+    text, _ = shown(tmp_path, realistic, terminal=True)
+    assert "left" in text
+    assert "\x1b[" in text
+    assert "test_rwp_read_traps[anon-sync]  " not in text
+    assert "Oops in mrwprotect_range" in text
+
+
+@pytest.mark.parametrize("terminal", [False, True])
+def test_a_guest_controls_neither_terminal_nor_markup(tmp_path, terminal):
+    bad = [record(id=HOSTILE, kernel=HOSTILE, suite=HOSTILE, outcome=outcome, message=HOSTILE) for outcome in Outcome]
+    text, _ = shown(tmp_path, bad, terminal=terminal, width=400)
+    assert "[bold]x[/bold]" in text
+    assert "\x1b]0;" not in text
+    assert "\x07" not in text
+    assert "\x1b[31mred" not in text
+
+
+def test_what_runs_now_is_shown():
+    view = TerminalView(Console(file=io.StringIO(), force_terminal=True))
+    view.run_started(2, "x")
+    view.test_started("trapping/test_a", NEW)
+    view.test_started("trapping/test_b", NEW)
+    assert view.running() == f"{NEW}: trapping/test_a and 1 more"
+    view.test_finished(record(id="trapping/test_a"))
+    assert view.running() == f"{NEW}: trapping/test_b"
+    view.test_finished(record(id="trapping/test_b"))
+    assert view.running() == ""
+    view.stop()
+    view.stop()
+
+
+@pytest.mark.parametrize("width", [40, 80, 200])
+def test_every_width_works(tmp_path, realistic, width):
+    for terminal in (False, True):
+        text, _ = shown(tmp_path / str(terminal), realistic, terminal=terminal, width=width)
+        assert "Report: " in text
+
+
+def test_many_failures_are_not_all_listed(tmp_path):
+    text, _ = shown(tmp_path, [record(id=f"t{n}", outcome=Outcome.FAIL) for n in range(500)], terminal=True)
+    assert "... and 450 more in the report" in text
