@@ -18,7 +18,10 @@ from .reports.terminal import TerminalView
 from .results import RunFolder, judge
 from .results.verdict import counts
 
-_EPILOG = "Exit codes: 0 pass, 1 the kernel failed, 2 usage, 3 the harness or the environment failed, 125 the kernel did not build or boot, 130 interrupted."
+_EPILOG = (
+    "Exit codes: 0 pass, 1 the kernel failed, 2 usage, 3 the harness or the environment failed, "
+    "125 the kernel did not build or boot, 130 interrupted."
+)
 
 
 def _one_line_errors(call: Callable[..., None]) -> Callable[..., None]:
@@ -39,7 +42,7 @@ def _one_line_errors(call: Callable[..., None]) -> Callable[..., None]:
 @click.group(epilog=_EPILOG, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 120})
 @click.version_option(package_name="kselftests-py", prog_name="kst")
 def main() -> None:
-    """Boots Linux kernels and tells exactly what their userfaultfd read-write protection (RWP) does and what it costs."""
+    """Boots Linux kernels and tells what their userfaultfd read-write protection (RWP) does and what it costs."""
 
 
 @main.command("run", epilog=_EPILOG)

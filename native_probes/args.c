@@ -8,9 +8,13 @@
 
 #include "kst.h"
 
+/* Every operation ends here: no json_pack(), which reads its format anew each time. */
 json_t *kst_ok(json_t *result)
 {
-	return json_pack("{s:o}", "result", result ? result : json_object());
+	json_t *reply = json_object();
+
+	json_object_set_new_nocheck(reply, "result", result ? result : json_object());
+	return reply;
 }
 
 json_t *kst_errno(int err, const char *what)
@@ -42,16 +46,11 @@ json_t *kst_error(const char *fmt, ...)
 	return json_pack("{s:s}", "error", text);
 }
 
-bool kst_arg_u64_or(const json_t *args, const char *name, uint64_t dflt, uint64_t *out, json_t **reply)
+static bool to_u64(const json_t *value, const char *name, uint64_t *out, json_t **reply)
 {
-	const json_t *value = json_object_get(args, name);
-
-	if (!value) {
-		*out = dflt;
-		return true;
-	}
 	if (!json_is_integer(value) || json_integer_value(value) < 0) {
-		*reply = kst_error("argument %s: not a non-negative integer", name);
+		*reply = value ? kst_error("argument %s: not a non-negative integer", name) :
+				 kst_error("argument %s is missing", name);
 		return false;
 	}
 	*out = (uint64_t)json_integer_value(value);
@@ -60,11 +59,15 @@ bool kst_arg_u64_or(const json_t *args, const char *name, uint64_t dflt, uint64_
 
 bool kst_arg_u64(const json_t *args, const char *name, uint64_t *out, json_t **reply)
 {
-	if (!json_object_get(args, name)) {
-		*reply = kst_error("argument %s is missing", name);
-		return false;
-	}
-	return kst_arg_u64_or(args, name, 0, out, reply);
+	return to_u64(json_object_get(args, name), name, out, reply);
+}
+
+bool kst_arg_u64_or(const json_t *args, const char *name, uint64_t dflt, uint64_t *out, json_t **reply)
+{
+	const json_t *value = json_object_get(args, name);
+
+	*out = dflt;
+	return !value || to_u64(value, name, out, reply);
 }
 
 bool kst_arg_word_or(const json_t *args, const char *name, uint64_t dflt, uint64_t *out, json_t **reply)

@@ -4,6 +4,7 @@
 #include <errno.h>
 #include <poll.h>
 #include <pthread.h>
+#include <semaphore.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/eventfd.h>
@@ -121,9 +122,10 @@ static json_t *op_poll(struct kst_subject *s, const json_t *args)
 	return kst_ok(json_pack("{s:i}", "revents", (int)ready.revents));
 }
 
-/* The thread must not malloc: a fork meanwhile would copy the lock of the heap in its locked state. */
+/* The thread must not malloc or take locks: a fork meanwhile would copy them in their locked state. */
 struct kst_drain {
 	pthread_t thread;
+	sem_t started;
 	int stop;
 	size_t count;
 	struct kst_uffd *uffds[DRAINED_MAX];
@@ -134,6 +136,7 @@ static void *drain_main(void *arg)
 	struct kst_drain *drain = arg;
 	struct pollfd ready[DRAINED_MAX + 1];
 
+	sem_post(&drain->started);
 	for (;;) {
 		for (size_t i = 0; i < drain->count; i++) /* a full queue is left alone: fd -1 is not polled */
 			ready[i] = (struct pollfd){.fd = drain->uffds[i]->queued < KST_QUEUE ? drain->uffds[i]->fd : -1,
@@ -166,8 +169,12 @@ struct kst_drain *kst_drain_begin(struct kst_subject *s)
 		return NULL;
 	}
 	drain->stop = eventfd(0, EFD_CLOEXEC);
-	if (drain->stop < 0 || pthread_create(&drain->thread, NULL, drain_main, drain))
+	if (drain->stop < 0 || sem_init(&drain->started, 0, 0) ||
+	    pthread_create(&drain->thread, NULL, drain_main, drain))
 		abort();
+	/* Its own start is past, and with it whatever locks the C library took for that. */
+	while (sem_wait(&drain->started))
+		;
 	return drain;
 }
 

@@ -25,6 +25,7 @@
 #define pwrite fuzz_pwrite
 #define read fuzz_read
 #define sched_setaffinity fuzz_sched_setaffinity
+#define sem_wait fuzz_sem_wait
 #define sendmsg fuzz_sendmsg
 #define sigaction(number, new, old) fuzz_sigaction(number, new, old)
 #define socketpair fuzz_socketpair

@@ -209,7 +209,8 @@ static json_t *describe_hang(pid_t pid, uint64_t timeout_ms)
 	read_proc(pid, "stat", stat, sizeof(stat));
 	read_proc(pid, "wchan", wchan, sizeof(wchan));
 	state = strrchr(stat, ')');
-	snprintf(text, sizeof(text), "no answer within %llu ms: the main thread of process %d was in state %c in %s; killed",
+	snprintf(text, sizeof(text),
+		 "no answer within %llu ms: the main thread of process %d was in state %c in %s; killed",
 		 (unsigned long long)timeout_ms, (int)pid, state && state[1] ? state[2] : '?', *wchan ? wchan : "?");
 	return json_pack("{s:s}", "hang", text);
 }

@@ -220,7 +220,8 @@ static json_t *op_set_mode(struct kst_subject *s, const json_t *args)
  * The reply of a call whose struct ends in a count of bytes: that count under
  * `key`; beside an errno too, because EAGAIN may come after part of the work.
  */
-static json_t *counted(struct kst_subject *s, int failed, const char *what, const char *key, int64_t bytes, uint64_t addr)
+static json_t *counted(struct kst_subject *s, int failed, const char *what, const char *key, int64_t bytes,
+		       uint64_t addr)
 {
 	json_t *reply = failed ? kst_errno(errno, what) : NULL;
 
@@ -248,6 +249,7 @@ static json_t *op_copy(struct kst_subject *s, const json_t *args)
 	struct uffdio_copy copy;
 	json_t *reply = NULL;
 	void *scratch = NULL;
+	int failed;
 	struct kst_uffd *uffd = kst_table_arg(&s->uffds, args, "uffd", &reply);
 
 	if (!uffd || !kst_arg_u64(args, "dst", &dst, &reply) || !kst_arg_u64(args, "len", &len, &reply) ||
@@ -266,7 +268,8 @@ static json_t *op_copy(struct kst_subject *s, const json_t *args)
 	}
 	copy = (struct uffdio_copy){
 		.dst = dst, .src = src, .len = len, .mode = resolving_mode(s, mode, UFFDIO_COPY_MODE_DONTWAKE)};
-	reply = counted(s, ioctl(uffd->fd, UFFDIO_COPY, &copy), "UFFDIO_COPY", "copied", copy.copy, dst);
+	failed = ioctl(uffd->fd, UFFDIO_COPY, &copy);
+	reply = counted(s, failed, "UFFDIO_COPY", "copied", copy.copy, dst);
 	if (scratch)
 		munmap(scratch, len);
 	return reply;
@@ -278,12 +281,13 @@ static json_t *op_zeropage(struct kst_subject *s, const json_t *args)
 	json_t *reply = NULL;
 	struct kst_uffd *uffd;
 	uint64_t mode;
+	int failed;
 
 	if (!range_arg(s, args, &uffd, &zero.range, &reply) || !kst_arg_u64_or(args, "mode", 0, &mode, &reply))
 		return reply;
 	zero.mode = resolving_mode(s, mode, UFFDIO_ZEROPAGE_MODE_DONTWAKE);
-	return counted(s, ioctl(uffd->fd, UFFDIO_ZEROPAGE, &zero), "UFFDIO_ZEROPAGE", "zeropage", zero.zeropage,
-		       zero.range.start);
+	failed = ioctl(uffd->fd, UFFDIO_ZEROPAGE, &zero);
+	return counted(s, failed, "UFFDIO_ZEROPAGE", "zeropage", zero.zeropage, zero.range.start);
 }
 
 static json_t *op_continue(struct kst_subject *s, const json_t *args)
@@ -292,12 +296,13 @@ static json_t *op_continue(struct kst_subject *s, const json_t *args)
 	json_t *reply = NULL;
 	struct kst_uffd *uffd;
 	uint64_t mode;
+	int failed;
 
 	if (!range_arg(s, args, &uffd, &cont.range, &reply) || !kst_arg_u64_or(args, "mode", 0, &mode, &reply))
 		return reply;
 	cont.mode = resolving_mode(s, mode, UFFDIO_CONTINUE_MODE_DONTWAKE);
-	return counted(s, ioctl(uffd->fd, UFFDIO_CONTINUE, &cont), "UFFDIO_CONTINUE", "mapped", cont.mapped,
-		       cont.range.start);
+	failed = ioctl(uffd->fd, UFFDIO_CONTINUE, &cont);
+	return counted(s, failed, "UFFDIO_CONTINUE", "mapped", cont.mapped, cont.range.start);
 }
 
 static json_t *op_poison(struct kst_subject *s, const json_t *args)
@@ -306,18 +311,20 @@ static json_t *op_poison(struct kst_subject *s, const json_t *args)
 	json_t *reply = NULL;
 	struct kst_uffd *uffd;
 	uint64_t mode;
+	int failed;
 
 	if (!range_arg(s, args, &uffd, &poison.range, &reply) || !kst_arg_u64_or(args, "mode", 0, &mode, &reply))
 		return reply;
 	poison.mode = resolving_mode(s, mode, UFFDIO_POISON_MODE_DONTWAKE);
-	return counted(s, ioctl(uffd->fd, UFFDIO_POISON, &poison), "UFFDIO_POISON", "updated", poison.updated,
-		       poison.range.start);
+	failed = ioctl(uffd->fd, UFFDIO_POISON, &poison);
+	return counted(s, failed, "UFFDIO_POISON", "updated", poison.updated, poison.range.start);
 }
 
 static json_t *op_move(struct kst_subject *s, const json_t *args)
 {
 	struct uffdio_move move;
 	uint64_t dst, src, len, mode;
+	int failed;
 	json_t *reply = NULL;
 	struct kst_uffd *uffd = kst_table_arg(&s->uffds, args, "uffd", &reply);
 
@@ -326,7 +333,8 @@ static json_t *op_move(struct kst_subject *s, const json_t *args)
 		return reply;
 	move = (struct uffdio_move){
 		.dst = dst, .src = src, .len = len, .mode = resolving_mode(s, mode, UFFDIO_MOVE_MODE_DONTWAKE)};
-	return counted(s, ioctl(uffd->fd, UFFDIO_MOVE, &move), "UFFDIO_MOVE", "moved", move.move, dst);
+	failed = ioctl(uffd->fd, UFFDIO_MOVE, &move);
+	return counted(s, failed, "UFFDIO_MOVE", "moved", move.move, dst);
 }
 
 const struct kst_op kst_uffd_ops[] = {

@@ -205,8 +205,20 @@ def test_a_manifest_that_is_none_is_an_error(tmp_path, rubbish):
 
 def test_a_file_that_cannot_be_written_keeps_the_old_one(tmp_path):
     run = factory.run_folder(tmp_path / "run", [])
-    with pytest.raises(HarnessError):
-        run.write_file("no/such/folder", b"")
+    code = """
+import resource, signal, sys
+from pathlib import Path
+import results_factory as factory
+from kselftests_py.errors import HarnessError
+from kselftests_py.results import RunFolder
+signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+resource.setrlimit(resource.RLIMIT_FSIZE, (100, resource.RLIM_INFINITY))
+try:
+    RunFolder.open(Path(sys.argv[1])).write_manifest(factory.manifest(finished="later"))
+except HarnessError as error:
+    print(error)
+"""
+    assert "manifest.json: File too large" in run_child(code, run.path).stdout
     assert run.manifest() == factory.manifest()
     assert sorted(path.name for path in run.path.iterdir()) == ["console", "manifest.json", "results.jsonl"]
 

@@ -36,7 +36,7 @@ def _compiler() -> str:
 
 
 def _built(name: str, command: list[str]) -> Path:
-    """*name* (a shell pattern) as *command* makes it in its last argument's directory, from the cache when it is there."""
+    """The file *name* (a shell pattern) that *command* makes, from the cache when it is there."""
     key = hashlib.sha256(f"{probe_digest()} {_compiler()} {command}".encode()).hexdigest()[:24]
     final = cache_dir() / "probe" / key
     final.parent.mkdir(parents=True, exist_ok=True)

@@ -21,7 +21,7 @@ def _load() -> Any:
 
 
 class NativeChannel:
-    """Requests go straight into the library; subjects are forked from this process and bounded by the library itself."""
+    """Requests go straight into the library; subjects are forked from this process, and bounded by the library."""
 
     def __init__(self) -> None:
         module = _load()

@@ -29,7 +29,10 @@ from .keys import RunKeys
 
 # The NIC's driver. Everything else a guest needs before its first job is loaded by vng's own initramfs.
 _MODULES = ("virtio_net",)
-_DIRECTORIES = ["bin", "dev", "etc", "home", "kst", "lib64", "opt", "proc", "root", "run", "sbin", "srv", "sys", "tmp", "usr/bin", "usr/sbin", "var"]
+_DIRECTORIES = (
+    *("bin", "dev", "etc", "home", "kst", "lib64", "opt", "proc", "root", "run"),
+    *("sbin", "srv", "sys", "tmp", "usr/bin", "usr/sbin", "var"),
+)
 _ETC = {
     "passwd": "root:x:0:0:root:/root:/bin/sh\n",
     "group": "root:x:0:\n",

@@ -28,9 +28,11 @@ _KINDS: tuple[tuple[str, str], ...] = (
     ("rcu stall", r"rcu: INFO: .*(self-)?detected.* stalls?\b"),
     (
         "lockdep",
-        (r"WARNING: possible (circular locking|recursive locking|irq lock inversion)|WARNING: inconsistent lock state"
-        r"|WARNING: suspicious RCU usage|WARNING: bad unlock balance|INFO: possible circular locking"
-        r"|BUG: sleeping function called|BUG: Invalid wait context"),
+        (
+            r"WARNING: possible (circular locking|recursive locking|irq lock inversion)|WARNING: inconsistent lock state"
+            r"|WARNING: suspicious RCU usage|WARNING: bad unlock balance|INFO: possible circular locking"
+            r"|BUG: sleeping function called|BUG: Invalid wait context"
+        ),
     ),
     ("page table", r"BUG: Bad page (map|state|cache)|BUG: Bad rss-counter|BUG: non-zero pgtables_bytes"),
     ("oops", r"Oops:|BUG: unable to handle|general protection fault|kernel BUG at|Unable to handle kernel"),

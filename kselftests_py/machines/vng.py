@@ -78,7 +78,8 @@ def vng_command(image: KernelImage, boot: BootRoot, options: GuestOptions) -> li
     filesystems = [image.config_value(name) for name in ("CONFIG_9P_FS", "CONFIG_VIRTIO_FS")]
     if image.config is not None and not any(filesystems):
         raise BootError(
-            f"{image.spec}: the kernel has neither 9p nor virtiofs (CONFIG_9P_FS, CONFIG_VIRTIO_FS), so it cannot mount the guest root"
+            f"{image.spec}: the kernel has neither 9p nor virtiofs, so it cannot mount the guest root; "
+            "build it with CONFIG_9P_FS and CONFIG_NET_9P_VIRTIO"
         )
     qemu = ["-netdev user,id=kst,restrict=on,hostfwd=tcp:127.0.0.1:0-:22", "-device virtio-net-pci,netdev=kst"]
     append = []

@@ -32,7 +32,8 @@ def merge(histograms: Iterable[Histogram]) -> list[tuple[float, int]]:
 def percentile(histogram: Histogram, percent: float) -> float:
     """The smallest measured value with at least `percent` % of the samples at or below it.
 
-    This is the nearest rank: the inverse of the empirical distribution function (Hyndman and Fan's definition 1); nothing is interpolated, since an instruction count between two measured ones was never seen.
+    This is the nearest rank, the inverse of the empirical distribution function (Hyndman and Fan's definition 1);
+    nothing is interpolated, since an instruction count between two measured ones was never seen.
 
     Raises:
         ValueError: no samples, or `percent` outside 0..100.

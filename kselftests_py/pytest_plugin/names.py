@@ -11,7 +11,7 @@ def suite_of(item: pytest.Item) -> str:
 
 
 def test_id(item: pytest.Item, label: str) -> str:
-    """``trapping/test_sync.py::test_name[params]``: the kernel's *label*, which pytest puts into the params, taken out."""
+    """``trapping/test_sync.py::test_name[params]``, without the kernel's *label* that pytest puts into the params."""
     name = item.name
     if name.endswith("]") and "[" in name:
         function, _, params = name[:-1].partition("[")
