@@ -33,7 +33,7 @@
 struct loop {
 	struct kst_mem mem;
 	struct kst_track track;
-	bool tsc, write;
+	bool tsc, write, alone;
 	uint64_t rounds;
 	struct kst_hist *hist, *second, *overhead;
 };
@@ -84,19 +84,6 @@ static void *handle_faults(void *arg)
 	}
 }
 
-/*
- * Two threads that take turns on one CPU: as normal tasks the scheduler's fairness, which remembers all that ran since
- * boot, makes a turn differ by 2 % from boot to boot. With one real-time priority for both a turn is always: the
- * accessing thread blocks, the handler runs until it polls again, the accessing thread goes on. Only for the exact
- * clock: on many CPUs the threads do not compete. Without the right to do so (EPERM) the measurement runs as it is.
- */
-static bool take_turns(bool on)
-{
-	struct sched_param param = { .sched_priority = on ? 1 : 0 };
-
-	return !pthread_setschedparam(pthread_self(), on ? SCHED_FIFO : SCHED_OTHER, &param);
-}
-
 static json_t *handler_start(struct handler *h, const struct loop *l)
 {
 	int err;
@@ -144,8 +131,24 @@ static void measure_overhead(const struct loop *l)
 	}
 }
 
+/*
+ * With the exact clock the loop runs at a real-time priority, which the handler thread inherits. As a normal task it
+ * would share its CPU with whatever the boot left to do, in slices as long as many samples; and the two threads of
+ * a sync fault would take turns as fairness has it, which remembers all that ran since boot: 2 % from boot to boot. So
+ * a turn is always: the accessing thread blocks, the handler runs until it polls again, the accessing thread goes on.
+ * Without the right to do so (EPERM) the loop runs as it is.
+ */
+static void run_alone(struct loop *l, bool on)
+{
+	struct sched_param param = { .sched_priority = on ? 1 : 0 };
+
+	if (l->tsc && l->alone != on && !pthread_setschedparam(pthread_self(), on ? SCHED_FIFO : SCHED_OTHER, &param))
+		l->alone = on;
+}
+
 static void loop_free(struct loop *l)
 {
+	run_alone(l, false);
 	if (l->track.uffd >= 0)
 		close(l->track.uffd);
 	kst_mem_unmap(&l->mem);
@@ -180,6 +183,7 @@ static json_t *loop_init(struct loop *l, const struct kst_subject *s, const json
 	l->overhead = kst_hist_new();
 	if (!l->hist || !l->second || !l->overhead)
 		return kst_errno(ENOMEM, "mmap of a histogram");
+	run_alone(l, true);
 	measure_overhead(l);
 	return NULL;
 }
@@ -203,7 +207,6 @@ static json_t *run_fault_latency(struct loop *l, bool async)
 	struct handler handler = { 0 };
 	uint64_t warm_up = 0;
 	json_t *reply = loop_track(l, async), *result;
-	bool turns = !reply && !async && l->tsc && take_turns(true); /* the handler inherits it */
 	int err = 0;
 
 	if (!reply && !async)
@@ -219,8 +222,6 @@ static json_t *run_fault_latency(struct loop *l, bool async)
 	}
 	if (!reply && !async)
 		reply = handler_end(&handler);
-	if (turns)
-		take_turns(false);
 	if (reply)
 		return reply;
 	if (err)

@@ -148,7 +148,7 @@ static bool send_all(int fd, struct iovec *parts, uint64_t deadline)
 	return true;
 }
 
-/* Reads exactly `len` bytes; a descriptor sent along with them goes to *passed. errno says what ended it: 0, ETIME. */
+/* Reads exactly `len` bytes; a descriptor sent along goes to *passed. On false errno is 0 (the end) or ETIME. */
 static bool receive_all(int fd, void *buffer, size_t len, int *passed, uint64_t deadline)
 {
 	union {

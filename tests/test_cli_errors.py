@@ -1,0 +1,99 @@
+"""Bad input of the command line: one clear line, the documented exit code, nothing lost. No network, no VM."""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+
+import pytest
+from click.testing import CliRunner, Result
+
+from kselftests_py import cli, run
+from kselftests_py.results import RunFolder
+
+QUICK = ["--kernel", "host", "--suite", "trapping", "-k", "test_only_the_range_is_trapped and anon and wp"]
+
+
+def kst(*arguments: str | Path) -> Result:
+    return CliRunner().invoke(cli.main, [str(one) for one in arguments])
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "told"),
+    [
+        (["--kernel", "debain:7.3"], 2, "debian:"),
+        (["--kernel", "image:/nonexistent/vmlinuz"], 2, "/nonexistent/vmlinuz"),
+        (["--kernel", "host", "--suite", "trappin"], 2, "did you mean 'trapping'?"),
+        (["--kernel", "host", "--suite", "zzz"], 2, "there are: eviction, idle, latency, trapping"),
+        (["--kernel", "host", "--baseline", "host"], 2, "are the same kernel"),
+        (["--kernel", "ssh:nobody@127.0.0.1:1", "--suite", "idle"], 125, "no SSH connection"),
+        ([*QUICK, "--out", "/proc/no/such"], 3, "/proc/no/such"),
+        ([*QUICK, "-k", "no_such_test"], 3, "no test ran"),
+    ],
+    ids=["spec", "no-file", "typo", "no-suite", "same", "ssh", "out", "nothing"],
+)
+def test_one_line_and_the_exit_code(
+    arguments: list[str], code: int, told: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    result = kst("run", *arguments)
+    assert result.exit_code == code, result.output
+    assert any(told in line for line in result.output.splitlines()), result.output
+    assert "Traceback" not in result.output
+
+
+def test_file_that_is_no_kernel(tmp_path: Path) -> None:
+    rubbish = tmp_path / "vmlinuz"
+    rubbish.write_bytes(b"not a kernel" * 1000)
+    result = kst("run", "--kernel", f"image:{rubbish}")
+    assert (result.exit_code, str(rubbish) in result.output) == (2, True), result.output
+
+
+def test_run_folder_is_never_used_twice(tmp_path: Path) -> None:
+    first = kst("run", *QUICK, "--out", tmp_path / "run", "--json")
+    assert first.exit_code == 0, first.output
+    before = (tmp_path / "run" / "results.jsonl").read_bytes()
+    second = kst("run", *QUICK, "--out", tmp_path / "run")
+    assert (second.exit_code, "holds a run already" in second.output) == (2, True), second.output
+    assert (tmp_path / "run" / "results.jsonl").read_bytes() == before
+
+
+def test_json_and_every_report(tmp_path: Path) -> None:
+    result = kst("run", *QUICK, "--out", tmp_path / "run", "--json")
+    told = json.loads(result.stdout)
+    assert (told["verdict"], told["exit_code"], told["run"]) == ("PASS", 0, str(tmp_path / "run"))
+    assert told["counts"]["PASS"] == len(RunFolder.open(tmp_path / "run").records())
+    assert {path.name for path in (tmp_path / "run").iterdir()} >= {
+        "results.jsonl", "manifest.json", "junit.xml", "ktap.txt", "report.html", "console",
+    }  # fmt: skip
+    (tmp_path / "run" / "report.html").unlink()
+    again = kst("report", tmp_path / "run")
+    assert (again.exit_code, (tmp_path / "run" / "report.html").is_file()) == (0, True)
+
+
+def test_report_of_what_is_no_run(tmp_path: Path) -> None:
+    result = kst("report", tmp_path)
+    assert (result.exit_code, "is not a run folder" in result.output) == (2, True)
+
+
+@pytest.mark.skipif(os.geteuid() == 0 and not Path("/dev/full").exists(), reason="needs /dev/full")
+def test_full_disk_ends_the_run_with_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The results file is on a device that is always full: the run stops, says so, and ends with 3."""
+    original = run.RunFolder.create
+
+    def create(path: Path | None = None) -> RunFolder:
+        folder = original(path)
+        (folder.path / "results.jsonl").unlink()
+        (folder.path / "results.jsonl").symlink_to("/dev/full")
+        return folder
+
+    monkeypatch.setattr(run.RunFolder, "create", create)
+    result = kst("run", *QUICK, "--out", tmp_path / "run")
+    assert result.exit_code == 3, result.output
+    assert "No space left" in result.output
+    assert "Traceback" not in result.output
+
+
+def test_help_names_the_exit_codes() -> None:
+    assert "125 the kernel did not build or boot" in " ".join(kst("run", "--help").output.split())
