@@ -127,6 +127,9 @@ def run(options: Options, view: TerminalView) -> tuple[RunFolder, Verdict]:
     title = " and ".join(one.label for one in targets)
     with _sigterm_as_interrupt():
         status = pytest.main(arguments, plugins=[_Plugin(prepared, view, title)])
+    view.stop()
+    if prepared.stopped is not None:
+        raise prepared.stopped
     reports.write_all(folder)
     view.run_finished(folder)
     verdict = judge(folder.records(), folder.manifest())

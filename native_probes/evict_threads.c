@@ -262,8 +262,10 @@ static void handle(struct evict *e, const struct uffd_msg *msg)
 	if (msg->event != UFFD_EVENT_PAGEFAULT || offset >= e->guest.len) {
 		kst_evict_failed(e, EPROTO, "an event that is no page fault of the guest memory");
 	} else if (flags & (UFFD_PAGEFAULT_FLAG_WP | UFFD_PAGEFAULT_FLAG_RWP)) {
-		if (e->job == JOB_AMBUSH && page == e->job_page && msg->arg.pagefault.feat.ptid == (uint32_t)e->writer[e->writers].tid)
+		if (e->job == JOB_AMBUSH && page == e->job_page && msg->arg.pagefault.feat.ptid == (uint32_t)e->writer[e->writers].tid) {
 			e->trapped = true;
+			pthread_cond_broadcast(&e->changed);
+		}
 		/*
 		 * A page that traps in sync mode is being evicted, and its thread is woken when it is gone: to resolve
 		 * the fault here would let a write through after the page was written out. With wp the same fault is
@@ -278,7 +280,6 @@ static void handle(struct evict *e, const struct uffd_msg *msg)
 	} else {
 		fetch(e, page);
 	}
-	pthread_cond_broadcast(&e->changed);
 	pthread_mutex_unlock(&e->lock);
 }
 

@@ -41,7 +41,7 @@ bool kst_loop_size(const json_t *args, uint64_t *pages, uint64_t *rounds, json_t
 /* A string argument that must be `a` or `b`; *is_b says which it was. */
 bool kst_arg_either(const json_t *args, const char *name, const char *a, const char *b, bool *is_b, json_t **reply);
 
-/* Maps and writes memory of a kind: anon, shmem (memfd, shared), hugetlb (2 MiB memfd, shared). NULL, or the reply that says why not. */
+/* Maps and writes memory: anon, shmem (memfd, shared), hugetlb (2 MiB memfd, shared). NULL, or why not. */
 json_t *kst_mem_map(struct kst_mem *mem, const char *kind, uint64_t pages);
 void kst_mem_unmap(struct kst_mem *mem); /* a zeroed one is allowed */
 

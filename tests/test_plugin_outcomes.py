@@ -114,7 +114,7 @@ def test_warning_in_the_kernel_log_is_a_crash_and_outranks_a_failure(tmp_path: P
     cases = """
 def shout():
     with open("/dev/kmsg", "w") as log:
-        log.write("WARNING: CPU: 0 PID: 1 at mm/control.c:1 kselftests_py_test")
+        log.write("WARNING: CPU: 0 PID: 1 at mm/control.c:1 kselftests_py_test\\n")
 def test_warns_and_passes(subject): shout()
 def test_warns_and_fails(subject):
     shout()

@@ -29,7 +29,7 @@ _KINDS: tuple[tuple[str, str], ...] = (
     (
         "lockdep",
         (
-            r"WARNING: possible (circular locking|recursive locking|irq lock inversion)|WARNING: inconsistent lock state"
+            r"WARNING: (possible (circular|recursive) locking|possible irq lock|inconsistent lock state)"
             r"|WARNING: suspicious RCU usage|WARNING: bad unlock balance|INFO: possible circular locking"
             r"|BUG: sleeping function called|BUG: Invalid wait context"
         ),

@@ -5,7 +5,7 @@ from __future__ import annotations
 import subprocess
 import time
 
-from ..lab.channel import Channel
+from ..lab.channel import Channel, ChannelTimeout
 from ..lab.native import NativeChannel
 from .machine import Loss, MachineInfo, MachineLost
 
@@ -30,7 +30,7 @@ class LocalHost:
         return done.returncode, (done.stdout + done.stderr)[:65_536]
 
     def diagnose(self, error: Exception) -> MachineLost:
-        return MachineLost(Loss.LOST, f"host: {error}")
+        return MachineLost(Loss.HANG if isinstance(error, ChannelTimeout) else Loss.LOST, f"host: {error}")
 
     def stop(self) -> None:
         if self._channel is not None:

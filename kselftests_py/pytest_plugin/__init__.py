@@ -19,7 +19,7 @@ from ..results import Outcome, Record, RunFolder
 from . import session
 from .fixtures import caps, exact_subject, kernel, kst_control, lab, record_metric, subject
 from .judge import check_log, record
-from .keys import ERRORS, RECORD, REPORTS, RUN, STATION
+from .keys import ERRORS, REPORTS, RUN, STATION
 from .names import test_id
 from .station import Settings, Target
 
@@ -93,7 +93,8 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
         metafunc.parametrize("kernel", targets, indirect=True, scope="session", ids=[one.label for one in targets])
     if run and run.controls and "kst_control" in metafunc.fixturenames:
         names = [name for mark in metafunc.definition.iter_markers("control") for name in mark.args]
-        metafunc.parametrize("kst_control", names, indirect=True, ids=[f"control={name}" for name in names])
+        if names:
+            metafunc.parametrize("kst_control", names, indirect=True, ids=[f"control={name}" for name in names])
 
 
 def _target(item: pytest.Item) -> Target | None:
@@ -146,9 +147,12 @@ def pytest_runtest_protocol(item: pytest.Item, nextitem: pytest.Item | None) -> 
     began = time.monotonic()
     result = yield
     made = record(item, target, _look_at_kernel(item, run), began, _control(item))
-    item.stash[RECORD] = made
     _settle(item, run, made)
-    run.folder.append(made)
+    try:
+        run.folder.append(made)
+    except KstError as error:  # a full disk: what is written stays, nothing more can be
+        run.stopped = error
+        pytest.exit(str(error), returncode=error.exit_code)
     run.listener.test_finished(made)
     if item.config.getoption("maxfail") == 1 and (
         made.counts_as_failure or made.outcome in (Outcome.ERROR, Outcome.MISS)

@@ -14,11 +14,7 @@ from ..machines.machine import Loss, MachineLost
 from ..results import Outcome, Record
 from .keys import ERRORS, METRICS, REPORTS, STATION
 from .names import suite_of, test_id
-from .station import Station, Target
-
-# Bits of /proc/sys/kernel/tainted that the kernel sets on itself when it breaks: bad page, died (oops), machine
-# check, warned, soft lockup (Documentation/admin-guide/tainted-kernels.rst).
-_BROKEN_TAINT = (1 << 5) | (1 << 7) | (1 << 4) | (1 << 9) | (1 << 14)
+from .station import BROKEN_TAINT, Station, Target
 
 
 def check_log(station: Station) -> Splat | None:
@@ -26,7 +22,7 @@ def check_log(station: Station) -> Splat | None:
     assert station.lab is not None
     log = station.lab.kernel_log()
     splat = find_splat(log.lines)
-    new_taint = log.taint & ~station.taint & _BROKEN_TAINT
+    new_taint = log.taint & ~station.taint & BROKEN_TAINT
     station.taint = log.taint
     if splat is None and new_taint:
         return Splat(

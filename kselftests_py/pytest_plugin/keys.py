@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from ..results import Metric, Record
+from ..results import Metric
 
 if TYPE_CHECKING:
     from .session import Run
@@ -22,5 +22,3 @@ REPORTS: pytest.StashKey[list[pytest.TestReport]] = pytest.StashKey()
 """On an item: pytest's reports of its phases."""
 ERRORS: pytest.StashKey[list[BaseException]] = pytest.StashKey()
 """On an item: what its phases raised."""
-RECORD: pytest.StashKey[Record] = pytest.StashKey()
-"""On an item: its judged record."""

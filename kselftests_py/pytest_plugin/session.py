@@ -15,7 +15,7 @@ from typing import Any, Protocol
 import psutil
 import pytest
 
-from ..errors import BootError, HarnessError, UsageError
+from ..errors import BootError, HarnessError, KstError, UsageError
 from ..kernels import KernelImage, resolve
 from ..kernels.image import file_digest
 from ..lab.build import probe_digest
@@ -54,6 +54,7 @@ class Run:
     bench: Bench
     listener: Listener
     controls: bool
+    stopped: KstError | None = None  # why the run could not go on
 
     def finish(self, complete: bool) -> None:
         """Stop the machines and write the manifest's last state; a run that was interrupted has no `finished`."""

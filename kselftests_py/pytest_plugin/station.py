@@ -25,6 +25,11 @@ from ..results import KernelEntry, RunFolder
 Profile = Literal["functional", "exact"]
 
 
+# Bits of /proc/sys/kernel/tainted that the kernel sets on itself when it breaks: machine check, bad page, died (oops),
+# warned, soft lockup (Documentation/admin-guide/tainted-kernels.rst).
+BROKEN_TAINT = (1 << 4) | (1 << 5) | (1 << 7) | (1 << 9) | (1 << 14)
+
+
 @dataclass(frozen=True)
 class Settings:
     """What the user asked of the machines."""
@@ -119,6 +124,10 @@ class Bench:
             info = station.machine.start()
             station.channel = GuardedChannel(station.machine)
             station.lab = Lab(station.channel)
+            log = station.lab.kernel_log()  # from here on, what the kernel says is about a test
+            station.taint = log.taint
+            if log.taint & BROKEN_TAINT:
+                self.note(f"{target.label}: tainted by its own boot (0x{log.taint:x}); see its console")
             if target.capabilities is None:
                 target.capabilities = station.lab.caps()
                 target.entry.capabilities = msgspec.to_builtins(target.capabilities.raw)
