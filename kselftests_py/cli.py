@@ -12,11 +12,11 @@ import click
 import msgspec
 from rich.console import Console
 
-from . import doctor, kernels, reports, run, selftest
-from .errors import KstError
-from .reports.terminal import TerminalView
-from .results import RunFolder, judge
-from .results.verdict import counts
+from kselftests_py import doctor, kernels, reports, run, selftest
+from kselftests_py.errors import KstError
+from kselftests_py.reports.terminal import TerminalView
+from kselftests_py.results import RunFolder, judge
+from kselftests_py.results.verdict import counts
 
 _EPILOG = (
     "Exit codes: 0 pass, 1 the kernel failed, 2 usage, 3 the harness or the environment failed, "

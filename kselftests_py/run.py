@@ -12,15 +12,15 @@ from types import FrameType
 
 import pytest
 
-from . import reports
-from .errors import UsageError
-from .kernels import newest_without_rwp
-from .paths import data_dir
-from .pytest_plugin import session as kst_session
-from .pytest_plugin.keys import RUN
-from .pytest_plugin.station import Settings
-from .reports.terminal import TerminalView
-from .results import RunFolder, Verdict, judge
+from kselftests_py import reports
+from kselftests_py.errors import UsageError
+from kselftests_py.kernels import newest_without_rwp
+from kselftests_py.paths import data_dir
+from kselftests_py.pytest_plugin import session as kst_session
+from kselftests_py.pytest_plugin.keys import RUN
+from kselftests_py.pytest_plugin.station import Settings
+from kselftests_py.reports.terminal import TerminalView
+from kselftests_py.results import RunFolder, Verdict, judge
 
 DEFAULT_KERNEL = "debian:7.3"
 INTERRUPTED = 130

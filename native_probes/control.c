@@ -9,7 +9,9 @@
 
 static const char *const names[] = {
 	"skip_protect",	 "protect_one_more", "protect_one_less", "flip_write_flag", "wrong_address", "lose_wake",
-	"touch_neighbour", "corrupt",	     "duplicate_event",	 "hide_accessed",   "drop_write",    "break_log",
+	"touch_neighbour", "corrupt",	     "corrupt_protect",	 "corrupt_evicted", "duplicate_event", "hide_accessed",
+	"drop_write",	 "break_log",
+	"swallow_errno",	 "partial",	     "wrong_mask",	 "invert_marker",   "wrong_category",
 };
 
 #define NAMES (sizeof(names) / sizeof(names[0]))
@@ -26,6 +28,36 @@ static size_t find(const char *name)
 bool kst_control(const struct kst_subject *s, const char *name)
 {
 	return s->controls && (s->controls >> find(name) & 1);
+}
+
+/* A success of any operation: each takes out of it what it knows. */
+static json_t *success(void)
+{
+	return kst_ok(json_pack("{s:i, s:i, s:i, s:[]}", "features", 0, "ioctls", 0, "walk_end", 0, "regions"));
+}
+
+static void flip_first_bit(json_t *result, const char *name)
+{
+	json_t *mask = json_object_get(result, name);
+
+	if (json_is_integer(mask))
+		json_integer_set(mask, json_integer_value(mask) ^ 1);
+}
+
+json_t *kst_lie(const struct kst_subject *s, json_t *reply)
+{
+	json_t *result;
+
+	if (kst_control(s, "swallow_errno") && json_object_get(reply, "errno")) {
+		json_decref(reply);
+		return success();
+	}
+	result = json_object_get(reply, "result");
+	if (kst_control(s, "wrong_mask")) {
+		flip_first_bit(result, "features");
+		flip_first_bit(result, "ioctls");
+	}
+	return reply;
 }
 
 static json_t *break_log(void)

@@ -108,6 +108,7 @@ static json_t *parse(struct evict *e, const struct kst_subject *s, const json_t 
 	json_t *reply = NULL;
 
 	e->drop_write = kst_control(s, "drop_write");
+	e->corrupt_evicted = kst_control(s, "corrupt_evicted");
 	e->track = (struct kst_track){ .uffd = -1, .lie = kst_control(s, "skip_protect") };
 	if (!kst_loop_size(args, &e->pages, &e->rounds, &reply) || !kst_arg_u64(args, "writers", &writers, &reply) ||
 	    !kst_arg_u64(args, "seed", &e->seed, &reply) || !kst_arg_str(args, "variant", &name, &reply) ||

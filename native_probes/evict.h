@@ -44,7 +44,7 @@ struct writer {
 
 struct evict {
 	/* as asked */
-	bool rwp, drop_write;
+	bool rwp, drop_write, corrupt_evicted;
 	enum variant variant;
 	uint64_t pages, rounds, seed, timeout_ms;
 	unsigned int writers;

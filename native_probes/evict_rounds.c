@@ -174,6 +174,8 @@ static bool evict_page(struct evict *e, uint64_t page, bool ambush)
 		return true;
 	}
 	memcpy(e->storage + page * size, e->io + page * size, size);
+	if (e->corrupt_evicted) /* the control: the last byte, which nobody writes */
+		e->storage[(page + 1) * size - 1] ^= 1;
 	if (ambush) {
 		pthread_mutex_unlock(&e->lock);
 		order(e, JOB_AMBUSH, page);

@@ -47,6 +47,9 @@ bool kst_arg_range_or(const json_t *args, const char *name, uint64_t dflt, uint6
 bool kst_check_range(const char *name, uint64_t value, uint64_t min, uint64_t max, json_t **reply);
 bool kst_arg_str_or(const json_t *args, const char *name, const char *dflt, const char **out, json_t **reply);
 
+/* The reply as the negative controls of this subject bend it; takes over the reference. */
+json_t *kst_lie(const struct kst_subject *s, json_t *reply);
+
 /* True when the negative control `name` is on in this subject. */
 bool kst_control(const struct kst_subject *s, const char *name);
 
@@ -62,6 +65,7 @@ extern const struct kst_op kst_ticket_ops[];   /* ticket.c: what became of an ac
 extern const struct kst_op kst_pagemap_ops[];  /* pagemap.c: pagemap entries and PAGEMAP_SCAN */
 extern const struct kst_op kst_latency_ops[];  /* latency.c: fault_latency, protect_cost, scan_cost */
 extern const struct kst_op kst_evict_ops[];    /* evict.c: eviction against racing writers */
+extern const struct kst_op kst_refusal_ops[];  /* refusals.c: ioctls on any pointer, a process without capabilities */
 
 /*
  * Answers one parsed request: `run` is called for its operation or for each

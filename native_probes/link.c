@@ -229,7 +229,7 @@ static json_t *describe_end(int status)
 	return json_pack("{s:s}", "died", text);
 }
 
-/* A subject has forked. The frame comes from a process that tests may have damaged: take nothing but a child of ours. */
+/* A subject has forked. The frame comes from a process that tests may have damaged: take only a child of ours. */
 static void adopt(struct kst_agent *agent, const struct kst_frame *frame, int fd)
 {
 	siginfo_t info;

@@ -13,6 +13,7 @@
 #define ENTRIES_MAX 65536
 #define VEC_MAX 65536
 #define PM_PFN_BITS ((1ull << 55) - 1)
+#define PM_UFFD (1ull << 57)
 #define PM_SWAP (1ull << 62)
 
 /* 0 or an errno. Opened once per process: it shows the memory of whoever opened it. */
@@ -50,6 +51,8 @@ static json_t *op_pagemap(struct kst_subject *s, const json_t *args)
 	for (size_t i = 0; i < (size_t)n / sizeof(*entries); i++) {
 		uint64_t entry = entries[i] & PM_SWAP ? entries[i] : entries[i] & ~PM_PFN_BITS;
 
+		if (kst_control(s, "invert_marker"))
+			entry ^= PM_UFFD;
 		snprintf(hex, sizeof(hex), "%016llx", (unsigned long long)entry);
 		json_array_append_new(list, json_string(hex));
 	}
@@ -59,6 +62,7 @@ static json_t *op_pagemap(struct kst_subject *s, const json_t *args)
 
 static json_t *describe(const struct kst_subject *s, const struct page_region *vec, size_t count)
 {
+	uint64_t flip = kst_control(s, "wrong_category") ? PAGE_IS_ACCESSED | PAGE_IS_WRITTEN : 0;
 	bool hide = kst_control(s, "hide_accessed");
 	json_t *list = json_array();
 
@@ -69,7 +73,7 @@ static json_t *describe(const struct kst_subject *s, const struct page_region *v
 			end -= kst_page_size_at(s, vec[i].start);
 		if (end > vec[i].start)
 			json_array_append_new(list, json_pack("[I, I, I]", (json_int_t)vec[i].start, (json_int_t)end,
-							      (json_int_t)vec[i].categories));
+							      (json_int_t)(vec[i].categories ^ flip)));
 	}
 	return list;
 }

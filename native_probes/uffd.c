@@ -130,10 +130,10 @@ static json_t *op_wake(struct kst_subject *s, const json_t *args)
 	return range_call(s, args, UFFDIO_WAKE, "UFFDIO_WAKE");
 }
 
-/* Control corrupt: flips a bit behind the kernel's back, whatever the protection of the page. */
-static void corrupt(const struct kst_subject *s, uint64_t addr)
+/* Controls corrupt and corrupt_protect: flips a bit behind the kernel's back, of a page that is not protected now. */
+static void corrupt(const struct kst_subject *s, const char *control, uint64_t addr)
 {
-	int fd = kst_control(s, "corrupt") ? open("/proc/self/mem", O_RDWR | O_CLOEXEC) : -1;
+	int fd = kst_control(s, control) ? open("/proc/self/mem", O_RDWR | O_CLOEXEC) : -1;
 	char byte;
 
 	if (fd < 0)
@@ -163,6 +163,19 @@ static void bend_end(const struct kst_subject *s, struct uffdio_range *range)
 		range->len -= page_size;
 }
 
+/* Control partial: a refused call has got as far as its first page. */
+static void protect_first_page(const struct kst_subject *s, const struct kst_uffd *uffd, unsigned long request,
+			       struct uffdio_rwprotect prot)
+{
+	uint64_t page_size = kst_page_size_at(s, prot.range.start);
+
+	if (!kst_control(s, "partial"))
+		return;
+	prot.range = (struct uffdio_range){.start = prot.range.start & ~(page_size - 1), .len = page_size};
+	prot.mode = UFFDIO_RWPROTECT_MODE_RWP;
+	ioctl(uffd->fd, request, &prot);
+}
+
 /* writeprotect and rwprotect: same struct, same two mode bits. */
 static json_t *protect(struct kst_subject *s, const json_t *args, unsigned long request, const char *what)
 {
@@ -182,13 +195,18 @@ static json_t *protect(struct kst_subject *s, const json_t *args, unsigned long 
 		bend_end(s, &prot.range);
 		if (kst_control(s, "skip_protect") || (!prot.range.len && kst_control(s, "protect_one_less")))
 			return kst_ok(NULL);
+		corrupt(s, "corrupt_protect", prot.range.start + prot.range.len - 1); /* before: later it would trap */
 	} else {
 		prot.mode = resolving_mode(s, mode, UFFDIO_RWPROTECT_MODE_DONTWAKE);
 	}
-	if (ioctl(uffd->fd, request, &prot))
-		return kst_errno(errno, what);
+	if (ioctl(uffd->fd, request, &prot)) {
+		int err = errno;
+
+		protect_first_page(s, uffd, request, prot);
+		return kst_errno(err, what);
+	}
 	if (!(mode & UFFDIO_RWPROTECT_MODE_RWP))
-		corrupt(s, prot.range.start);
+		corrupt(s, "corrupt", prot.range.start);
 	return kst_ok(NULL);
 }
 
@@ -226,7 +244,7 @@ static json_t *counted(struct kst_subject *s, int failed, const char *what, cons
 	json_t *reply = failed ? kst_errno(errno, what) : NULL;
 
 	if (!failed)
-		corrupt(s, addr);
+		corrupt(s, "corrupt", addr);
 	if (!reply)
 		return kst_ok(json_pack("{s:I}", key, (json_int_t)bytes));
 	json_object_set_new(reply, key, json_integer(bytes));

@@ -86,10 +86,12 @@ class Agent:
             self.process.wait(BOUND_S)
         self.process.kill()
         assert self.process.stderr is not None
-        complaints = self.process.stderr.read().decode(errors="replace")
+        # The leak checker says this of a joined thread that has not yet left /proc/self/task: no leak.
+        said = self.process.stderr.read().decode(errors="replace").splitlines()
+        complaints = "\n".join(line for line in said if "Unable to get registers from thread" not in line)
         self.process.stdout.close()  # type: ignore[union-attr]
         self.process.stderr.close()
-        assert complaints == ""
+        assert not complaints, complaints[:3000]
         assert self.process.wait() == 0
 
 

@@ -128,6 +128,31 @@ def test_a_dropped_write_is_found(send: Send, mode: str) -> None:
     assert result["first_lost"] == "round 1: page 1: writer 2 wrote 1 and reads 0"
 
 
+@BOTH
+def test_a_bit_flipped_in_storage_is_damage_and_no_lost_write(send: Send, mode: str) -> None:
+    send("control", name="corrupt_evicted")
+    result = _result(send("evict", **EVICT | {"mode": mode}))
+    assert result["damaged"] > 0
+    assert (result["lost_writes"], result["asleep"], result["ambushes_trapped"]) == (0, 0, 5)
+
+
+@pytest.mark.parametrize("call", ["writeprotect", "rwprotect"])
+def test_a_protecting_call_that_corrupts_flips_one_bit_of_its_last_page(send: Send, call: str) -> None:
+    mode, feature = {"writeprotect": (2, 1 << 0), "rwprotect": (8, 1 << 17)}[call]
+    region = _result(send("region", kind="anon", pages=4))
+    where = {"addr": region["addr"], "pages": 4, "page_size": region["page_size"], "seed": 1}
+    _result(send("stamp", **where))
+    uffd = _result(send("uffd_open"))["uffd"]
+    if "errno" in send("uffd_api", uffd=uffd, features=feature):
+        pytest.skip(f"the kernel has no {call}")
+    span = {"uffd": uffd, "addr": region["addr"], "len": 3 * region["page_size"], "mode": 1}
+    _result(send("register", **span | {"mode": mode}))
+    _result(send("control", name="corrupt_protect"))
+    _result(send(call, **span))
+    _result(send(call, **span | {"mode": 0}))
+    assert _result(send("verify", **where))["bad"] == [2]
+
+
 def test_a_loop_that_takes_too_long_says_how_far_it_came(send: Send) -> None:
     reply = send("evict", **EVICT | {"rounds": 1_000_000, "timeout_ms": 1000})
     if "error" not in reply:

@@ -3,7 +3,7 @@ import results_factory as factory
 from results_factory import NEW, OLD, record
 
 from kselftests_py.reports import comparison
-from kselftests_py.reports.comparison import NOTHING, TIMES, format_number, format_ratio
+from kselftests_py.reports.comparison import NOT_TRAPPED, NOTHING, TIMES, format_number, format_ratio
 from kselftests_py.results import KernelEntry, Metric
 
 
@@ -83,6 +83,51 @@ def test_no_ratio_to_nothing(zero):
     [table] = tables([(NEW, fault(1600, "rwp")), (NEW, fault(zero, "wp"))])
     assert table.ratios == []
     assert table.rows[0].ratio(table.columns[1], table.columns[0]) is None
+
+
+def test_what_is_not_trapped_is_said_and_not_divided():
+    read = {"access": "read"}
+    metrics = [(OLD, fault(0, "wp", trapped="no", **read)), (NEW, fault(2, "wp", trapped="no", **read))]
+    [table] = tables([*metrics, (NEW, fault(1600, "rwp", **read))])
+    [row] = table.rows
+    assert [table.shown(row, column) for column in table.columns] == [NOT_TRAPPED, NOT_TRAPPED, "1,600"]
+    assert table.ratios == []
+    assert row.name == "p50"
+
+
+@pytest.mark.parametrize("nothing", [0.0, -7.0])
+def test_a_wall_figure_below_the_clock_reads_is_no_ratio(nothing):
+    figures = [(OLD, fault(2000, "wp", "wall")), (NEW, fault(nothing, "wp", "wall")), (NEW, fault(3000, "rwp", "wall"))]
+    [table] = tables(figures, "tcg")
+    assert [table.shown(table.rows[0], column) for column in table.columns] == [f"1.00{TIMES}", NOTHING, f"1.50{TIMES}"]
+    assert table.ratios == []
+
+
+def test_clock_reads_are_a_note_and_no_row():
+    metric = Metric(name="overhead_p50", value=13, unit="instructions", mode="exact", labels={"path": "overhead"})
+    assert tables([(NEW, metric)]) == []
+    assert comparison.clock_reads([record(metrics=[metric])]) == "Two clock reads cost 13 instructions, subtracted."
+    assert comparison.clock_reads([record()]) == ""
+
+
+@pytest.mark.parametrize(
+    ("unit", "value", "title"), [("pages", "5", "Counts: pages"), ("1", "5", "Counts"), ("ratio", "2.5", "Ratios")]
+)
+def test_counts_of_several_tests_are_summed_and_ratios_are_not(unit, value, title):
+    [table] = tables([(NEW, Metric(name="x", value=value, unit=unit)) for value in (1, 4)])
+    assert (table.title, table.shown(table.rows[0], table.columns[0])) == (title, value)
+
+
+@pytest.mark.parametrize(
+    ("labels", "short"),
+    [
+        (["7.2.13+deb14-amd64", "7.3.4+deb13-amd64"], ["7.2.13", "7.3.4"]),
+        (["7.3.4+deb13-amd64", "7.3.4-rc1"], ["7.3.4+deb13-amd64", "7.3.4-rc1"]),
+        (["host", "+x", ""], ["host", "+x", ""]),
+    ],
+)
+def test_kernels_have_short_names_where_these_tell_them_apart(labels, short):
+    assert [comparison.short_names(labels)[label] for label in labels] == short
 
 
 def test_metrics_without_protection_compare_kernels_and_counts_have_no_ratio():

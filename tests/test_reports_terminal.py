@@ -3,7 +3,7 @@ import re
 
 import pytest
 import results_factory as factory
-from results_factory import HOSTILE, NEW, record
+from results_factory import HOSTILE, NEW, OLD, record
 from rich.console import Console
 
 from kselftests_py.reports.terminal import TerminalView
@@ -44,7 +44,8 @@ def test_the_summary_has_the_comparison_the_failures_and_the_report(tmp_path, re
     _, _, summary = text.partition("Exact: ")
     row = next(line for line in summary.splitlines() if line.startswith("fault async anon write"))
     assert re.search(r"1,706 +1,682 +1,631 +0\.99\S +0\.97\S", row)
-    assert "nanoseconds mean nothing" in summary
+    assert "Nanoseconds mean nothing under TCG; their ratios are in the report." in summary
+    assert "Wall" not in summary
     bad = [one for one in realistic if one.counts_as_failure or one.outcome in ("ERROR", "MISS")]
     assert len(
         [line for line in summary.splitlines() if re.match(r"(CRASH|HANG|X?FAIL|XPASS|ERROR|MISS) +debian", line)]
@@ -89,6 +90,23 @@ def test_every_width_works(tmp_path, realistic, width):
     for terminal in (False, True):
         text, _ = shown(tmp_path / str(terminal), realistic, terminal=terminal, width=width)
         assert "Report: " in text
+
+
+def test_what_one_reason_kept_from_being_judged_is_one_line_for_each_kernel(tmp_path):
+    lost = [record(id=f"a{n}", outcome=Outcome.MISS, message="no KVM") for n in range(30)]
+    skipped = [record(id=f"b{n}", kernel=OLD, outcome=Outcome.SKIP, message="no RWP") for n in range(3)]
+    other = [
+        record(id="c", outcome=Outcome.MISS, message="lost"),
+        record(id="d", outcome=Outcome.FAIL, message="no KVM"),
+    ]
+    text, _ = shown(tmp_path, [*lost, *skipped, *other], terminal=True, width=200)
+    _, _, summary = re.sub(r"\x1b\[[0-9;]*m", "", text).rpartition("kernel  ")
+    assert re.findall(r"^(?:MISS|SKIP|FAIL) .*$", summary, re.MULTILINE) == [
+        f"FAIL  {NEW}  d  0.10 s  no KVM",
+        f"MISS  {NEW}  30 \u00d7 no KVM",
+        f"MISS  {NEW}  c  0.10 s  lost",
+        f"SKIP  {OLD}  3 \u00d7 no RWP",
+    ]
 
 
 def test_many_failures_are_not_all_listed(tmp_path):

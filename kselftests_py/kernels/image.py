@@ -40,7 +40,7 @@ class KernelImage:
     @property
     def label(self) -> str:
         """Short name for reports: the release, with the start of the digest when the user built it."""
-        return f"{self.release}#{self.digest[:7]}" if self.spec.startswith("image:") else self.release
+        return self.release if self.spec.startswith("debian:") else f"{self.release}#{self.digest[:7]}"
 
     def config_value(self, name: str) -> str | None:
         """Value of *name* ("CONFIG_X" or "X") in the configuration: "y", "m", a number or a text.

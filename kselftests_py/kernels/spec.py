@@ -12,9 +12,17 @@ from kselftests_py.errors import UsageError
 
 FORMS = (
     "debian:SERIES (as debian:7.3), debian:newest, debian:VERSION, "
-    "image:PATH[,modules=DIR][,config=FILE], host, ssh:[USER@]HOST[:PORT]"
+    "image:PATH[,modules=DIR][,config=FILE], host, ssh:[USER@]HOST[:PORT], "
+    "source:SERIES or tree:DIR or git:DIR[@REV], each with any of +series:PATH, +series:msgid:ID, +config:FILE, +FLAVOUR"
 )
-_KINDS = ("debian", "image", "host", "ssh")
+_KINDS = ("debian", "image", "host", "ssh", "source", "tree", "git")
+FLAVOURS = ("lean", "debug", "kasan", "kcsan", "twin", "allmm")
+"""Fragments of the configuration, in the order in which they are laid over each other; ``lean`` is always the first."""
+
+# A "+" may be part of a path: only these begin a part.
+_PART = re.compile(rf"\+(?=(?:{'|'.join(FLAVOURS)})(?:\+|$)|series:|config:)")
+# A revision may have "@{" in it; the first other "@" is where it begins.
+_GIT = re.compile(r"(?P<folder>.+?)(?:@(?P<revision>[^{].*))?")
 _NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]*")
 _SSH = re.compile(r"(?:(?P<user>[^@]*)@)?(?:\[(?P<ipv6>[^\]]*)\]|(?P<host>[^:@\[\]]*))(?::(?P<port>.*))?")
 
@@ -38,6 +46,28 @@ class ImageSpec:
 
 
 @dataclass(frozen=True)
+class BuildSpec:
+    """A kernel to be built: ``kind`` "source" (``want`` is Debian's series), "tree" or "git" (a directory).
+
+    ``revision`` is git's. ``series`` are paths, or "msgid:ID", applied in the order given; ``configs`` the
+    user's fragments, laid over those of ``flavours``, which always begin with "lean".
+    """
+
+    spec: str
+    kind: str
+    want: str
+    revision: str = "HEAD"
+    series: tuple[str, ...] = ()
+    configs: tuple[Path, ...] = ()
+    flavours: tuple[str, ...] = FLAVOURS[:1]
+
+    @property
+    def flavour(self) -> str:
+        """What the kernel calls itself: "lean", or the other flavours."""
+        return "-".join(self.flavours[1:]) or self.flavours[0]
+
+
+@dataclass(frozen=True)
 class RunningKernel:
     """A kernel that runs already: ``kind`` "host" (this machine) or "ssh" (user, host and port say where).
 
@@ -56,7 +86,7 @@ class RunningKernel:
         return self.host or self.kind
 
 
-def parse(spec: str) -> DebianSpec | ImageSpec | RunningKernel:
+def parse(spec: str) -> DebianSpec | ImageSpec | BuildSpec | RunningKernel:
     """Read *spec*; raises UsageError naming the accepted forms."""
     if any(not letter.isprintable() for letter in spec):
         raise UsageError(f"kernel {spec!r}: has a character that cannot be printed; accepted: {FORMS}")
@@ -71,13 +101,15 @@ def parse(spec: str) -> DebianSpec | ImageSpec | RunningKernel:
         return _image(spec, rest)
     if kind == "ssh" and rest:
         return _ssh(spec, rest)
+    if kind in ("source", "tree", "git") and rest:
+        return _build(spec, kind, rest)
     close = difflib.get_close_matches(kind, _KINDS, n=1, cutoff=0.5)
     if kind in _KINDS or not close:
         hint = ""
         if re.fullmatch(r"\d+(\.\d+)*", spec):
             hint = f" (did you mean debian:{spec}?)"
         elif Path(spec).exists():
-            hint = f" (did you mean image:{spec}?)"
+            hint = f" (did you mean {'tree' if Path(spec).is_dir() else 'image'}:{spec}?)"
     else:
         hint = f" (did you mean {close[0] + colon + rest}?)"
     raise UsageError(f"kernel {spec!r} is of no known form{hint}; accepted: {FORMS}")
@@ -96,6 +128,46 @@ def _image(spec: str, rest: str) -> ImageSpec:
         raise UsageError(f"kernel {spec!r}: each of PATH, modules=DIR, config=FILE wants one path; accepted: {FORMS}")
     paths = {name: Path(value).expanduser().absolute() for name, value in given.items()}
     return ImageSpec(spec, Path(first).expanduser().absolute(), paths.get("modules"), paths.get("config"))
+
+
+def _build(spec: str, kind: str, rest: str) -> BuildSpec:
+    want, *parts = _PART.split(rest)
+    stray = re.search(r"\+([a-z]+)(?::.*)?$", want)
+    if stray and (kind == "source" or not Path(want).expanduser().exists()):
+        close = difflib.get_close_matches(stray[1], (*FLAVOURS, "series", "config"), n=1)
+        if close or kind == "source":
+            hint = f" (did you mean +{close[0]}?)" if close else ""
+            known = ", ".join(f"+{name}" for name in FLAVOURS)
+            raise UsageError(f"kernel {spec!r}: unknown part +{stray[1]}{hint}; known: {known}, +series:, +config:")
+    series: list[str] = []
+    configs: list[Path] = []
+    flavours = {FLAVOURS[0]}
+    for part in parts:
+        name, colon, value = part.partition(":")
+        if colon and not value.removeprefix("msgid:"):
+            raise UsageError(f"kernel {spec!r}: +{part} names nothing; write +{name}:PATH")
+        if name == "series":
+            series.append(value if value.startswith("msgid:") else str(Path(value).expanduser().absolute()))
+        elif name == "config":
+            configs.append(Path(value).expanduser().absolute())
+        else:
+            flavours.add(name)
+    if {"kasan", "kcsan"} <= flavours:
+        raise UsageError(f"kernel {spec!r}: a kernel has kasan or kcsan, not both; name one")
+    revision = "HEAD"
+    if kind == "source":
+        if not re.fullmatch(r"\d+(\.\d+)*", want):
+            raise UsageError(f"kernel {spec!r}: {want!r} is no series of kernels; write as source:7.3")
+    else:
+        if kind == "git":
+            found = _GIT.fullmatch(want)
+            assert found
+            want, revision = found["folder"], found["revision"] or revision
+            if revision.startswith("-"):
+                raise UsageError(f"kernel {spec!r}: {revision!r} is no revision; write git:DIR@REV")
+        want = str(Path(want).expanduser().absolute())
+    ordered = tuple(name for name in FLAVOURS if name in flavours)
+    return BuildSpec(spec, kind, want, revision, tuple(series), tuple(configs), ordered)
 
 
 def _ssh(spec: str, rest: str) -> RunningKernel:

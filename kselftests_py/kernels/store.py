@@ -100,8 +100,8 @@ def lock(progress: Callable[[str], None]) -> Iterator[Path]:
 def add(spec: str, release: str, provenance: dict[str, str], build: Callable[[Path], None]) -> KernelImage:
     """Let *build* make ``lib/modules/<release>`` in an empty directory, and take it into the cache whole.
 
-    *build* is called with the directory; it leaves vmlinuz, config and the modules with modules.dep. The
-    caller holds ``lock``.
+    *build* is called with the directory; it leaves vmlinuz, config and, if the kernel has modules, these with
+    modules.dep. The caller holds ``lock``.
     """
     folder = root()
     temporary = Path(tempfile.mkdtemp(prefix=".new-", dir=folder))
@@ -111,7 +111,7 @@ def add(spec: str, release: str, provenance: dict[str, str], build: Callable[[Pa
         modules = temporary / "lib" / "modules" / release
         stated = image.read_release(modules / "vmlinuz")
         if stated != release:
-            raise HarnessError(f"{spec}: the packages of {release} hold the kernel {stated}; report it to Debian")
+            raise HarnessError(f"{spec}: what should be the kernel {release} is {stated}; report it")
         facts = image.measure(modules / "vmlinuz", modules / "config", modules)
         manifest = _Manifest(_FORMAT, spec, release, image.digest(facts), provenance, facts)
         (temporary / "manifest.json").write_bytes(msgspec.json.encode(manifest))
@@ -133,9 +133,11 @@ def _discard(entry: Path) -> None:
 
 
 def _image(entry: Path, manifest: _Manifest) -> KernelImage:
-    modules = entry / "lib" / "modules" / manifest.release
+    folder = entry / "lib" / "modules" / manifest.release
+    # A kernel that we built has no modules. A damaged entry never comes this far: its modules.dep is in the manifest.
+    modules = folder if (folder / "modules.dep").exists() else None
     return KernelImage(
-        manifest.spec, manifest.release, modules / "vmlinuz", modules, modules / "config", manifest.digest,
+        manifest.spec, manifest.release, folder / "vmlinuz", modules, folder / "config", manifest.digest,
         manifest.provenance,
     )  # fmt: skip
 

@@ -6,13 +6,14 @@ import hashlib
 import os
 import shutil
 import subprocess
+import sys
 import tempfile
 from pathlib import Path
 
 from filelock import FileLock
 
-from ..errors import HarnessError
-from ..paths import cache_dir, data_dir
+from kselftests_py.errors import HarnessError
+from kselftests_py.paths import cache_dir, data_dir
 
 
 def probe_digest() -> str:
@@ -64,4 +65,4 @@ def agent() -> Path:
 
 def native_module() -> Path:
     """The cffi module's shared object."""
-    return _built("_kst_native*.so", ["make", "-s", "cffi"])
+    return _built("_kst_native*.so", ["make", "-s", "cffi", f"PYTHON={sys.executable}"])

@@ -16,6 +16,9 @@ FILE_KINDS: list[Any] = ["shmem", "tmpfs", pytest.param("hugetlb", marks=pytest.
 KINDS: list[Any] = ["anon", *FILE_KINDS]
 """All memory that userfaultfd protects."""
 
+DISTINCT_KINDS: list[Any] = [kind for kind in KINDS if kind != "tmpfs"]
+"""One of each kind that the kernel treats in its own way: a memfd is a file on tmpfs."""
+
 
 def features(protection: str, delivery: str, kind: str) -> Term:
     """The features that *protection* (``rwp``, ``wp``) with *delivery* (``sync``, ``async``) needs on *kind*."""

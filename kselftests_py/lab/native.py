@@ -5,9 +5,9 @@ from __future__ import annotations
 import importlib.util
 from typing import Any
 
-from ..errors import HarnessError
-from .build import native_module
-from .channel import MAX_REPLY, ChannelGarbage, ChannelLost
+from kselftests_py.errors import HarnessError
+from kselftests_py.lab.build import native_module
+from kselftests_py.lab.channel import MAX_REPLY, ChannelGarbage, ChannelLost
 
 
 def _load() -> Any:

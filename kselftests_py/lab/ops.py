@@ -230,6 +230,15 @@ def proc_read(name: str, maximum: int | None = None) -> Op[replies.ProcText]:
     return _op("proc_read", replies.ProcText, name=name, max=maximum)
 
 
+def raw_ioctl(request: str, addr: int, uffd: int | None = None) -> Op[replies.Empty]:
+    """An ioctl on the struct that lies at *addr*, if one does; *request* is ``UFFDIO_...`` or ``PAGEMAP_SCAN``."""
+    return _op("raw_ioctl", replies.Empty, request=request, addr=addr, uffd=uffd)
+
+
+def drop_capabilities() -> Op[replies.Empty]:
+    return _op("drop_capabilities", replies.Empty)
+
+
 def control(name: str) -> Op[replies.Empty]:
     return _op("control", replies.Empty, name=name)
 

@@ -257,4 +257,6 @@ class Evicted(Struct):
     lost_writes: Count
     asleep: Count
     hot_evicted: Count
+    damaged: Count
+    ambushes_trapped: Count
     first_lost: Text | None = None

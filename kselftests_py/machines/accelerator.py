@@ -17,8 +17,8 @@ from pathlib import Path
 import msgspec
 from filelock import FileLock
 
-from ..errors import HarnessError, KstError, UsageError
-from ..paths import cache_dir
+from kselftests_py.errors import HarnessError, KstError, UsageError
+from kselftests_py.paths import cache_dir
 
 KVM = Path("/dev/kvm")
 QEMU = "qemu-system-x86_64"

@@ -21,11 +21,11 @@ from pathlib import Path
 import psutil
 from filelock import FileLock
 
-from ..errors import HarnessError
-from ..kernels import KernelImage
-from ..kernels.packages import download_closure
-from ..paths import cache_dir, data_dir
-from .keys import RunKeys
+from kselftests_py.errors import HarnessError
+from kselftests_py.kernels import KernelImage
+from kselftests_py.kernels.packages import download_closure
+from kselftests_py.machines.keys import RunKeys
+from kselftests_py.paths import cache_dir, data_dir
 
 # The NIC's driver. Everything else a guest needs before its first job is loaded by vng's own initramfs.
 _MODULES = ("virtio_net",)
@@ -106,8 +106,13 @@ def base_root(progress: Callable[[str], None]) -> Path:
                     directory.mkdir()
                 _unpack(root, download_closure(_recipe_lines("packages.txt"), debs, progress), unpacked)
                 _lay_out(root)
+                _digest_file(final).write_text(tree_digest(root))
                 root.rename(final)
     return final
+
+
+def _digest_file(base: Path) -> Path:
+    return base.with_name(f"{base.name}.sha256")
 
 
 def _link_tree(source: Path, target: Path) -> None:
@@ -126,6 +131,7 @@ class BootRoot:
 
     path: Path
     keys: RunKeys
+    base_digest: str  # of the guest root without what this boot added
 
     @property
     def root(self) -> Path:
@@ -195,4 +201,4 @@ def boot_root(image: KernelImage, agent: Path, progress: Callable[[str], None]) 
         (share / program).chmod(0o755)
     _put_kernel(image, path / "kernel")
     _put_modules(path / "kernel", image.release, share / "modules")
-    return BootRoot(path, RunKeys.make(share))
+    return BootRoot(path, RunKeys.make(share), _digest_file(base).read_text())

@@ -5,9 +5,9 @@ from __future__ import annotations
 import subprocess
 import time
 
-from ..lab.channel import Channel, ChannelTimeout
-from ..lab.native import NativeChannel
-from .machine import Loss, MachineInfo, MachineLost
+from kselftests_py.lab.channel import Channel, ChannelTimeout
+from kselftests_py.lab.native import NativeChannel
+from kselftests_py.machines.machine import Loss, MachineInfo, MachineLost
 
 
 class LocalHost:

@@ -7,12 +7,12 @@ decides between CRASH, HANG and MISS (docs/architecture.md).
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from enum import StrEnum
 from typing import Protocol
 
-from ..errors import BootError, HarnessError
-from ..lab.channel import Channel
+from kselftests_py.errors import BootError, HarnessError
+from kselftests_py.lab.channel import Channel
 
 
 class Loss(StrEnum):
@@ -33,7 +33,7 @@ class MachineInfo:
     accelerator_reason: str
     command: str = ""  # the command line of QEMU as it ran
     boot_s: float = 0.0  # from start() to the probe's first reply
-    notes: list[str] = field(default_factory=list)
+    guest_root: str = ""  # SHA-256 of the guest's root file system, as built from its recipe
 
 
 class NeverUp(BootError):

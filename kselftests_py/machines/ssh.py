@@ -13,10 +13,10 @@ from pathlib import Path
 
 import paramiko
 
-from ..errors import BootError, HarnessError
-from ..kernels import RunningKernel
-from ..lab.channel import MAX_REPLY, Channel, ChannelGarbage, ChannelLost, ChannelTimeout
-from .machine import Loss, MachineInfo, MachineLost
+from kselftests_py.errors import BootError, HarnessError
+from kselftests_py.kernels import RunningKernel
+from kselftests_py.lab.channel import MAX_REPLY, Channel, ChannelGarbage, ChannelLost, ChannelTimeout
+from kselftests_py.machines.machine import Loss, MachineInfo, MachineLost
 
 _MAX_OUTPUT = 65_536
 # paramiko logs a traceback for each refused connection; what matters comes back as an exception.
@@ -91,13 +91,15 @@ class SshConnection:
             session.exec_command(command)
             session.sendall(stdin)
             session.shutdown_write()
-            while len(output) < _MAX_OUTPUT:
+            while True:
                 session.settimeout(max(0.001, deadline - time.monotonic()))
                 got = session.recv(65_536)
                 if not got:
                     break
-                output += got
-            return session.recv_exit_status(), output[:_MAX_OUTPUT].decode("utf-8", "replace")
+                output = (output + got)[:_MAX_OUTPUT]  # the rest is read and dropped, so that the command can end
+            if not session.status_event.wait(max(0.001, deadline - time.monotonic())):
+                raise TimeoutError
+            return session.exit_status, output.decode("utf-8", "replace")
         except TimeoutError:
             raise ChannelTimeout(f"no end of '{command}' within {timeout:.0f} s") from None
         except (OSError, paramiko.SSHException) as error:

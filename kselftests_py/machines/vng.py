@@ -17,17 +17,18 @@ from pathlib import Path
 import paramiko
 import psutil
 
-from ..errors import BootError, HarnessError
-from ..kernels import KernelImage
-from ..lab.channel import Channel, ChannelGarbage, ChannelLost, ChannelTimeout
-from .guest_root import BootRoot, boot_root
-from .kernel_log import clean, find_splat
-from .keys import RunKeys
-from .machine import BootPanic, Loss, MachineInfo, MachineLost, NeverUp
-from .ssh import SshChannel, SshConnection
+from kselftests_py.errors import BootError, HarnessError
+from kselftests_py.kernels import KernelImage
+from kselftests_py.lab.channel import Channel, ChannelGarbage, ChannelLost, ChannelTimeout
+from kselftests_py.machines.guest_root import BootRoot, boot_root
+from kselftests_py.machines.kernel_log import clean, find_splat
+from kselftests_py.machines.keys import RunKeys
+from kselftests_py.machines.machine import BootPanic, Loss, MachineInfo, MachineLost, NeverUp
+from kselftests_py.machines.ssh import SshChannel, SshConnection
 
 _SSHD_UP = "kst: sshd"
 _SILENT = 20.0  # seconds without a byte on the console, before the guest is up: frozen
+_PROBE_UP = 20.0  # seconds for the probe's first reply, once SSH works
 _ATTEMPTS = 3  # boots, when QEMU freezes: see _boot_once()
 _TAIL = 262_144  # bytes of the console read back for a diagnosis
 
@@ -135,20 +136,20 @@ class VngGuest:
         self._channel: SshChannel | None = None
 
     def start(self) -> MachineInfo:
-        notes: list[str] = []
+        why = ""
         for attempt in range(1, _ATTEMPTS + 1):
             try:
-                return self._boot_once(notes)
+                return self._boot_once()
             except _Frozen as frozen:
                 self.stop()
-                notes.append(f"boot {attempt} froze: {frozen}")
+                why = str(frozen)
                 self._note(f"{self._image.label}: boot {attempt} of {_ATTEMPTS} froze ({frozen})")
             except BaseException:
                 self.stop()
                 raise
-        raise NeverUp(f"{self._image.spec}: {_ATTEMPTS} boots froze; the last: {notes[-1]} (console: {self._console})")
+        raise NeverUp(f"{self._image.spec}: {_ATTEMPTS} boots froze; the last: {why} (console: {self._console})")
 
-    def _boot_once(self, notes: list[str]) -> MachineInfo:
+    def _boot_once(self) -> MachineInfo:
         began = time.monotonic()
         deadline = began + self._options.boot_timeout
         self._boot = boot = boot_root(self._image, self._agent, self._note)
@@ -163,14 +164,14 @@ class VngGuest:
         self._connection = self._connect(qemu, boot.keys, deadline)
         self._channel = self._connection.agent("exec /kst/agent", 20)
         try:
-            self._channel.call(b'{"id":0,"op":"hello"}', max(1.0, deadline - time.monotonic()))
+            self._channel.call(b'{"id":0,"op":"hello"}', _PROBE_UP)
         except (ChannelTimeout, ChannelLost, ChannelGarbage) as error:
             raise NeverUp(
                 f"{self._image.spec}: the guest is up, the probe is not: {error} (console: {self._console})"
             ) from None
         accelerator = "tcg" if self._options.exact else self._options.accelerator
         reason = "instruction counting needs TCG" if self._options.exact else ""
-        return MachineInfo(accelerator, reason, shlex.join(qemu.cmdline()), time.monotonic() - began, notes)
+        return MachineInfo(accelerator, reason, shlex.join(qemu.cmdline()), time.monotonic() - began, boot.base_digest)
 
     def _text(self) -> str:
         """The console of this boot, its last part, safe to print."""

@@ -12,16 +12,16 @@ from pathlib import Path
 
 import pytest
 
-from ..errors import KstError, UsageError
-from ..machines.kernel_log import Splat
-from ..machines.machine import MachineLost
-from ..results import Outcome, Record, RunFolder
-from . import session
-from .fixtures import caps, exact_subject, kernel, kst_control, lab, record_metric, subject
-from .judge import check_log, record
-from .keys import ERRORS, REPORTS, RUN, STATION
-from .names import test_id
-from .station import Settings, Target
+from kselftests_py.errors import KstError, UsageError
+from kselftests_py.machines.kernel_log import Splat
+from kselftests_py.machines.machine import MachineLost
+from kselftests_py.pytest_plugin import session
+from kselftests_py.pytest_plugin.fixtures import caps, exact_subject, kernel, kst_control, lab, record_metric, subject
+from kselftests_py.pytest_plugin.judge import check_log, record
+from kselftests_py.pytest_plugin.keys import ERRORS, REPORTS, RUN, STATION
+from kselftests_py.pytest_plugin.names import test_id
+from kselftests_py.pytest_plugin.station import Settings, Target
+from kselftests_py.results import Outcome, Record, RunFolder
 
 __all__ = ["caps", "exact_subject", "kernel", "kst_control", "lab", "record_metric", "subject"]
 
@@ -30,6 +30,7 @@ _MARKS = (
     "control(*names): negative controls of the probe that make the test fail (see docs/probe-protocol.md)",
     "measures: no verdict on the kernel; what would be a pass is DONE",
     "wall: measures nanoseconds; left out with --kst-mode exact",
+    "contract(*ids): sentences of suites/trapping/contract.toml that the test decides",
     "finding(id): expected to fail, strictly, because of docs/findings/<id>.md",
 )
 

@@ -7,10 +7,10 @@ from typing import Any, Literal
 
 import pytest
 
-from ..lab import Capabilities, Lab, Subject
-from ..results import Metric
-from .keys import METRICS, RUN, STATION
-from .station import Station, Target
+from kselftests_py.lab import Capabilities, Lab, Subject
+from kselftests_py.pytest_plugin.keys import METRICS, RUN, STATION
+from kselftests_py.pytest_plugin.station import Station, Target
+from kselftests_py.results import Metric
 
 
 @pytest.fixture(scope="session")

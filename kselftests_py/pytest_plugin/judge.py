@@ -7,14 +7,14 @@ import time
 
 import pytest
 
-from ..errors import KstError
-from ..lab import SubjectDied, SubjectHung
-from ..machines.kernel_log import Splat, find_splat
-from ..machines.machine import Loss, MachineLost
-from ..results import Outcome, Record
-from .keys import ERRORS, METRICS, REPORTS, STATION
-from .names import suite_of, test_id
-from .station import BROKEN_TAINT, Station, Target
+from kselftests_py.errors import KstError
+from kselftests_py.lab import SubjectDied, SubjectHung
+from kselftests_py.machines.kernel_log import Splat, find_splat
+from kselftests_py.machines.machine import Loss, MachineLost
+from kselftests_py.pytest_plugin.keys import ERRORS, METRICS, REPORTS, STATION
+from kselftests_py.pytest_plugin.names import suite_of, test_id
+from kselftests_py.pytest_plugin.station import BROKEN_TAINT, Station, Target
+from kselftests_py.results import Outcome, Record
 
 
 def check_log(station: Station) -> Splat | None:

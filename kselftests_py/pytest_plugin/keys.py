@@ -6,11 +6,11 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from ..results import Metric
+from kselftests_py.results import Metric
 
 if TYPE_CHECKING:
-    from .session import Run
-    from .station import Station
+    from kselftests_py.pytest_plugin.session import Run
+    from kselftests_py.pytest_plugin.station import Station
 
 RUN: pytest.StashKey[Run] = pytest.StashKey()
 """On the config: the run, when kernels were given."""

@@ -15,13 +15,13 @@ from typing import Any, Protocol
 import psutil
 import pytest
 
-from ..errors import BootError, HarnessError, KstError, UsageError
-from ..kernels import KernelImage, resolve
-from ..kernels.image import file_digest
-from ..lab.build import probe_digest
-from ..machines.accelerator import qemu_version
-from ..results import Host, KernelEntry, Manifest, Record, RunFolder
-from .station import Bench, Settings, Target
+from kselftests_py.errors import BootError, HarnessError, KstError, UsageError
+from kselftests_py.kernels import KernelImage, resolve
+from kselftests_py.kernels.image import file_digest
+from kselftests_py.lab.build import probe_digest
+from kselftests_py.machines.accelerator import qemu_version
+from kselftests_py.pytest_plugin.station import Bench, Settings, Target
+from kselftests_py.results import Host, KernelEntry, Manifest, Record, RunFolder
 
 
 class Listener(Protocol):
@@ -129,5 +129,5 @@ def begin(
         argv=[shlex.quote(one) for one in sys.argv],
     )
     folder.write_manifest(manifest)
-    bench = Bench(kernels, settings, folder, listener.note, lambda: folder.write_manifest(manifest))
+    bench = Bench(kernels, settings, folder, listener.note, manifest.versions, lambda: folder.write_manifest(manifest))
     return Run(folder, manifest, bench, listener, controls)

@@ -10,17 +10,17 @@ from typing import Literal
 
 import msgspec
 
-from ..errors import KstError
-from ..kernels import KernelImage, RunningKernel
-from ..lab import Capabilities, Lab
-from ..lab.build import agent
-from ..lab.channel import ChannelError, ChannelTimeout
-from ..machines import accelerator
-from ..machines.local import LocalHost
-from ..machines.machine import Loss, Machine, MachineInfo, MachineLost
-from ..machines.ssh import SshHost
-from ..machines.vng import GuestOptions, VngGuest
-from ..results import KernelEntry, RunFolder
+from kselftests_py.errors import KstError
+from kselftests_py.kernels import KernelImage, RunningKernel
+from kselftests_py.lab import Capabilities, Lab
+from kselftests_py.lab.build import agent
+from kselftests_py.lab.channel import ChannelError, ChannelTimeout
+from kselftests_py.machines import accelerator
+from kselftests_py.machines.local import LocalHost
+from kselftests_py.machines.machine import Loss, Machine, MachineInfo, MachineLost
+from kselftests_py.machines.ssh import SshHost
+from kselftests_py.machines.vng import GuestOptions, VngGuest
+from kselftests_py.results import KernelEntry, RunFolder
 
 Profile = Literal["functional", "exact"]
 
@@ -100,7 +100,8 @@ class Bench:
     settings: Settings
     folder: RunFolder
     note: Callable[[str], None]
-    changed: Callable[[], None]  # the manifest's entries changed
+    versions: dict[str, str]  # of the manifest
+    changed: Callable[[], None]  # the manifest changed
     _stations: dict[tuple[str, Profile], Station] = field(default_factory=dict)
 
     def station(self, target: Target, profile: Profile) -> Station:
@@ -140,6 +141,8 @@ class Bench:
 
     def _describe(self, entry: KernelEntry, info: MachineInfo) -> None:
         entry.boot_s.append(round(info.boot_s, 2))
+        if info.guest_root:
+            self.versions["guest root"] = info.guest_root
         if info.command and info.command not in entry.qemu_cmdlines:
             entry.qemu_cmdlines.append(info.command)
         entry.accelerator = entry.accelerator or info.accelerator

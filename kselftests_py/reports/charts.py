@@ -12,6 +12,7 @@ import matplotlib as mpl
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.ticker import LogLocator, NullFormatter
 
 from kselftests_py.measure import percentile, rebin
 from kselftests_py.reports.comparison import Column, Row, Table, format_number, format_ratio
@@ -63,10 +64,11 @@ def _bar_panel(axes: Axes, rows: Sequence[Row], table: Table) -> None:
         for number, column in enumerate(table.columns):
             if column not in row.cells:
                 continue
-            width = row.cells[column].value / table.scale(row)
+            width = 0 if row.cells[column].untrapped else max(row.cells[column].value, 0) / table.scale(row)
             axes.barh(place, width, height=0.8, color=_series(number))
-            text = format_ratio(width) if table.relative else format_number(width)
-            axes.annotate(text, (max(width, 0), place), (4, 0), textcoords="offset points", va="center", fontsize=8)
+            axes.annotate(
+                table.shown(row, column), (width, place), (4, 0), textcoords="offset points", va="center", fontsize=8
+            )
             place += 1
         ticks.append(((start + place - 1) / 2, " ".join(row.labels[2:]).strip() or row.name))
         place += 0.9
@@ -92,7 +94,7 @@ def histograms(table: Table) -> list[Panel]:
         cells = [
             (number, column, [(value / table.scale(row), count) for value, count in row.cells[column].histogram])
             for number, column in enumerate(table.columns)
-            if column in row.cells and row.cells[column].histogram
+            if column in row.cells and row.cells[column].histogram and not row.cells[column].untrapped
         ]
         if not cells:
             continue
@@ -131,10 +133,13 @@ def _histogram_panel(axes: Axes, cells: Sequence[tuple[int, Column, list[tuple[f
     axes.set_yticks([])
     axes.set_ylim(bottom=0)
     axes.grid(axis="x")
-    if not logarithmic:
+    show = format_ratio if table.relative else format_number
+    if logarithmic:
+        axes.xaxis.set_major_locator(LogLocator(numticks=4))
+        axes.xaxis.set_minor_formatter(NullFormatter())
+    else:
         axes.locator_params(axis="x", nbins=4)
-        show = format_ratio if table.relative else format_number
-        axes.xaxis.set_major_formatter(lambda value, _: show(value))
+    axes.xaxis.set_major_formatter(lambda value, _: show(value))
 
 
 def _series(number: int) -> str:

@@ -6,8 +6,9 @@ baseline first) times the protections they measured.
 
 from __future__ import annotations
 
+import re
 import statistics
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Iterable, Sequence
 from functools import cached_property
 from itertools import chain
@@ -21,6 +22,7 @@ from kselftests_py.results import Manifest, Metric, Record
 _WORDS = "fault protect resolve scan evict idle sync async anon shmem tmpfs hugetlb read write wp rwp"
 _ORDER = {word: place for place, word in enumerate(_WORDS.split())}
 NOTHING = "\u2013"
+NOT_TRAPPED = "not trapped"
 TIMES = "\u00d7"
 LABELS = ("path", "delivery", "kind", "access")
 
@@ -38,9 +40,11 @@ class Column(msgspec.Struct, frozen=True):
 
 
 class Cell(msgspec.Struct, frozen=True):
-    """One number of the table: the median of what the run's records gave for it, and all their samples."""
+    """One number of the table: the median of what the run's records gave for it, or their sum if they are counts, and
+    all their samples. `untrapped`: the access is not trapped, so what it costs is no cost of a fault."""
 
     value: float
+    untrapped: bool = False
     count: int = 0
     low: float | None = None
     high: float | None = None
@@ -60,14 +64,17 @@ class Row(msgspec.Struct, frozen=True):
 
     def reference(self, columns: Sequence[Column]) -> float | None:
         """The first number of the row that can be divided by: what relative figures are relative to."""
-        values = [self.cells[column].value for column in columns if column in self.cells]
-        return next((value for value in values if value > 0), None)
+        cells = [self.cells[column] for column in columns if column in self.cells]
+        return next((cell.value for cell in cells if cell.value > 0 and not cell.untrapped), None)
 
     def ratio(self, over: Column, under: Column) -> float | None:
         """One cell divided by another, if both are there and the division means something."""
-        if over not in self.cells or under not in self.cells or self.cells[under].value <= 0:
+        if over not in self.cells or under not in self.cells:
             return None
-        return self.cells[over].value / self.cells[under].value
+        pair = self.cells[over], self.cells[under]
+        if any(cell.value <= 0 or cell.untrapped for cell in pair):
+            return None
+        return pair[0].value / pair[1].value
 
 
 class Ratio(msgspec.Struct, frozen=True):
@@ -86,6 +93,11 @@ class Table(msgspec.Struct, frozen=True, dict=True):
     columns: list[Column]
     rows: list[Row]
     relative: bool = False
+    short: dict[str, str] = {}  # of the kernels' names, what tells them apart
+
+    def heading(self, column: Column) -> tuple[str, str]:
+        """Two lines for the head of a column: the kernel, shortened, and the protection."""
+        return one_line(self.short.get(column.kernel, column.kernel)), one_line(column.protection.upper())
 
     @property
     def title(self) -> str:
@@ -93,7 +105,7 @@ class Table(msgspec.Struct, frozen=True, dict=True):
             return f"Exact: {self.unit} retired"
         if self.mode == "wall":
             return "Wall time, as ratios only" if self.relative else f"Wall time: {self.unit}"
-        return f"Counts: {self.unit}"
+        return {"1": "Counts", "ratio": "Ratios"}.get(self.unit, f"Counts: {self.unit}")
 
     @cached_property
     def ratios(self) -> list[Ratio]:
@@ -105,7 +117,7 @@ class Table(msgspec.Struct, frozen=True, dict=True):
         own_wp = {column.kernel: column for column in self.columns if column.protection == "wp"}
         several = len({column.kernel for column in self.columns if not column.baseline}) > 1
         for column in self.columns:
-            who = f"{one_line(column.kernel)} " if several else ""
+            who = f"{self.heading(column)[0]} " if several else ""
             old = baselines.get(column.protection)
             if old and not column.baseline:
                 found.append(Ratio(f"{who}{column.protection.upper() or 'kernel'} / baseline", column, old))
@@ -119,42 +131,70 @@ class Table(msgspec.Struct, frozen=True, dict=True):
         cell = row.cells.get(column)
         if cell is None:
             return NOTHING
+        if cell.untrapped:
+            return NOT_TRAPPED
         if not self.relative:
             return format_number(cell.value)
         reference = row.reference(self.columns)
-        return format_ratio(cell.value / reference) if reference else NOTHING
+        return format_ratio(cell.value / reference) if reference and cell.value > 0 else NOTHING
 
     def scale(self, row: Row) -> float:
         """What to divide a row's numbers by before showing them: 1, or the reference of a relative table."""
         return (row.reference(self.columns) or 1.0) if self.relative else 1.0
 
 
-def build(records: Iterable[Record], manifest: Manifest) -> list[Table]:
+def build(records: Sequence[Record], manifest: Manifest) -> list[Table]:
     """The tables of a run: exact first, then wall, then counts; empty if nothing was measured."""
     groups: dict[tuple[str, str, bool], dict[tuple[tuple[str, str, str, str], str], dict[Column, list[Metric]]]]
     groups = defaultdict(lambda: defaultdict(lambda: defaultdict(list)))
     baselines = {entry.label for entry in manifest.kernels if entry.role == "baseline"}
     for record in records:
         for metric in record.metrics:
+            if metric.labels.get("path") == OVERHEAD:
+                continue
             protection = metric.labels.get("protection", "")
             column = Column(record.kernel, protection, record.kernel in baselines)
             groups[metric.mode, metric.unit, bool(protection)][_row_key(metric)][column].append(metric)
+    short = short_names({entry.label: None for entry in manifest.kernels} | {record.kernel: None for record in records})
     order = [entry.label for entry in sorted(manifest.kernels, key=lambda entry: entry.role != "baseline")]
     tables = []
     for (mode, unit, _), rows in sorted(groups.items(), key=lambda item: (_MODES.index(item[0][0]), item[0][1])):
         columns = sorted(set(chain.from_iterable(rows.values())), key=lambda column: _column_key(column, order))
         relative = mode == "wall" and any(is_emulated(column.kernel, manifest) for column in columns)
         members = [
-            Row(labels, name, {column: _cell(metrics) for column, metrics in cells.items()})
+            Row(
+                labels,
+                name,
+                {
+                    column: _cell(metrics, counted=mode == "none" and unit != "ratio")
+                    for column, metrics in cells.items()
+                },
+            )
             for (labels, name), cells in sorted(rows.items(), key=_row_order)
-            if not relative or len(cells) > 1  # a lone figure relates to nothing
         ]
+        if relative:  # a lone figure relates to nothing
+            members = [row for row in members if sum(not cell.untrapped for cell in row.cells.values()) > 1]
         if members:
-            tables.append(Table(mode, one_line(unit), columns, members, relative))
+            tables.append(Table(mode, one_line(unit), columns, members, relative, short))
     return tables
 
 
 _MODES = ("exact", "wall", "none")
+OVERHEAD = "overhead"  # the path of metrics that say what was subtracted: they compare nothing
+
+
+def clock_reads(records: Iterable[Record]) -> str:
+    """What the two clock reads of a sample cost, for the note on the method; empty if no exact figure was taken."""
+    metrics = [metric for record in records for metric in record.metrics if metric.labels.get("path") == OVERHEAD]
+    found = sorted({f"{metric.value:g} {one_line(metric.unit)}" for metric in metrics if metric.mode == "exact"})
+    return f"Two clock reads cost {' or '.join(found)}, subtracted." if found else ""
+
+
+def short_names(labels: Iterable[str]) -> dict[str, str]:
+    """Each kernel's name up to its first + or -, where that still tells them apart: 7.3.4+deb13-amd64 is 7.3.4."""
+    short = {label: re.split(r"[+-]", label)[0] for label in labels}
+    taken = Counter(short.values())
+    return {label: name if name and taken[name] == 1 else label for label, name in short.items()}
 
 
 def is_emulated(kernel: str, manifest: Manifest) -> bool:
@@ -184,7 +224,7 @@ def format_ratio(ratio: float | None) -> str:
 
 def _row_key(metric: Metric) -> tuple[tuple[str, str, str, str], str]:
     path, delivery, kind, access = (one_line(metric.labels.get(label, "")) for label in LABELS)
-    known = {*LABELS, "protection"}
+    known = {*LABELS, "protection", "trapped"}
     rest = [f"{key}={value}" for key, value in sorted(metric.labels.items()) if key not in known]
     return (path, delivery, kind, access), one_line(" ".join([metric.name, *rest]))
 
@@ -199,13 +239,15 @@ def _column_key(column: Column, kernels: Sequence[str]) -> tuple[int, int, str]:
     return place, _ORDER.get(column.protection, len(_ORDER)), column.protection
 
 
-def _cell(metrics: Sequence[Metric]) -> Cell:
+def _cell(metrics: Sequence[Metric], *, counted: bool) -> Cell:
     bounds = [bound for metric in metrics if metric.spread for bound in metric.spread]
     if not bounds and len(metrics) > 1:
         bounds = [metric.value for metric in metrics]
     histogram = merge(metric.histogram for metric in metrics if metric.histogram)
+    values = [metric.value for metric in metrics]
     return Cell(
-        statistics.median(metric.value for metric in metrics),
+        sum(values) if counted else statistics.median(values),
+        all(metric.labels.get("trapped") == "no" for metric in metrics),
         sum(metric.count for metric in metrics) or samples(histogram),
         min(bounds, default=None),
         max(bounds, default=None),

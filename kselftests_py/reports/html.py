@@ -8,9 +8,10 @@ from itertools import groupby
 from pathlib import Path
 
 import jinja2
-from markupsafe import Markup
+from markupsafe import Markup, escape
 
 from kselftests_py.reports import charts, comparison
+from kselftests_py.reports.answers import answers
 from kselftests_py.reports.text import one_line, printable
 from kselftests_py.results import Manifest, Outcome, Record, RunFolder, judge
 from kselftests_py.results.verdict import counts, outcome_word
@@ -38,29 +39,40 @@ def render(records: list[Record], manifest: Manifest) -> str:
         "one_line": one_line,
         "log": lambda text: printable(text)[-LOG_EXCERPT:],
         "svg": Markup,
+        "breakable": lambda text: escape(one_line(text)).replace("_", Markup("_<wbr>")),
         "ratio": comparison.format_ratio,
         "word": outcome_word,
         "json": lambda value: json.dumps(value, indent=2, ensure_ascii=False),
     }
     tables = comparison.build(records, manifest)
-    timed = [table for table in tables if table.mode != "none"]
     return environment.get_template("report.html.j2").render(
         manifest=manifest,
         under_test=[entry for entry in manifest.kernels if entry.role == "kernel"],
         baselines=[entry for entry in manifest.kernels if entry.role == "baseline"],
         verdict=judge(records, manifest),
         counts=_counts_by_kernel(records),
-        tables=[(table, charts.bars(table) if table in timed else []) for table in tables],
-        distributions=[(table, panels) for table in timed if (panels := charts.histograms(table))],
+        answers=answers(records, manifest),
+        tables=[(table, _bars(table)) for table in tables if not table.relative],
+        relative=[(table, _bars(table), charts.histograms(table)) for table in tables if table.relative],
+        distributions=[(table, panels) for table in tables if not table.relative and (panels := _distributions(table))],
         series=charts.SERIES,
-        relative=any(table.relative for table in tables),
-        emulated_exact=any(table.mode == "exact" for table in tables),
+        exact=any(table.mode == "exact" for table in tables),
+        clock_reads=comparison.clock_reads(records),
+        short=comparison.short_names(entry.label for entry in manifest.kernels),
         blamed=[record for record in records if record.counts_as_failure],
         broken=[record for record in records if record.outcome in (Outcome.ERROR, Outcome.MISS)],
         findings=[record for record in records if record.finding],
         skips=_skips_by_reason(records),
         tests=_by_kernel_and_suite(records),
     )
+
+
+def _bars(table: comparison.Table) -> list[tuple[str, str]]:
+    return [] if table.mode == "none" else charts.bars(table)
+
+
+def _distributions(table: comparison.Table) -> list[charts.Panel]:
+    return [] if table.mode == "none" else charts.histograms(table)
 
 
 def _counts_by_kernel(records: list[Record]) -> dict[str, dict[str, int]]:

@@ -3,12 +3,15 @@ writes one plain line for each test."""
 
 from __future__ import annotations
 
+from collections import defaultdict
+
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.table import Table
 from rich.text import Text
 
 from kselftests_py.reports import comparison
+from kselftests_py.reports.answers import answers
 from kselftests_py.reports.text import one_line
 from kselftests_py.results import Outcome, Record, RunFolder, Verdict, judge
 from kselftests_py.results.verdict import counts, outcome_word
@@ -25,10 +28,11 @@ _STYLES = {
     "HANG": "bold red",
     "XPASS": "bold red",
 }
+_UNJUDGED = ("ERROR", "MISS", "SKIP")
 _QUIET = ("PASS", "DONE", "SKIP", "XFAIL")
 # A file or a pipe has no width: wrapping a table at 80 columns there would only break it.
 _PLAIN_WIDTH = 160
-_FAILURES_SHOWN = 50
+_LINES_SHOWN = 50
 
 
 class TerminalView:
@@ -87,16 +91,20 @@ class TerminalView:
         """Prints the summary of what is in the run folder; returns its verdict."""
         self.stop()
         records, manifest = run.records(), run.manifest()
-        for table in comparison.build(records, manifest):
-            self._table(_comparison_table(table))
-            if table.relative:
-                self._line(Text("TCG: nanoseconds mean nothing here; each row is relative to its first figure.", "dim"))
+        tables = comparison.build(records, manifest)
+        for table in tables:
+            if not table.relative:
+                self._table(_comparison_table(table))
+        if any(table.relative for table in tables):
+            self._line(Text("Nanoseconds mean nothing under TCG; their ratios are in the report.", "dim"))
         self._table(_counts_table(records))
-        bad = [record for record in records if outcome_word(record) not in _QUIET]
-        for record in bad[:_FAILURES_SHOWN]:
-            self._line(_record_line(record))
-        if len(bad) > _FAILURES_SHOWN:
-            self._line(Text(f"... and {len(bad) - _FAILURES_SHOWN} more in the report"))
+        bad = _summary_lines(records)
+        for line in bad[:_LINES_SHOWN]:
+            self._line(line)
+        if len(bad) > _LINES_SHOWN:
+            self._line(Text(f"... and {len(bad) - _LINES_SHOWN} more in the report"))
+        for answer in answers(records, manifest):
+            self._line(Text(f"- {answer.text}"))
         verdict = judge(records, manifest)
         self._line(Text(f"Report: {run.path / 'report.html'}"))
         style = {0: "bold green", 1: "bold red", 125: "bold red"}.get(verdict.exit_code, "bold yellow")
@@ -131,12 +139,30 @@ def _record_line(record: Record) -> Text:
     return line
 
 
+def _summary_lines(records: list[Record]) -> list[Text]:
+    """One line for each failure; one for all of a kernel's tests that one reason kept from being judged."""
+    lines: list[Text] = []
+    groups: dict[tuple[str, str, str], list[Record]] = defaultdict(list)
+    for record in records:
+        if record.outcome in _UNJUDGED:
+            groups[str(record.outcome), record.kernel, one_line(record.message)].append(record)
+        elif outcome_word(record) not in _QUIET:
+            lines.append(_record_line(record))
+    for (word, kernel, message), members in sorted(groups.items(), key=lambda item: _UNJUDGED.index(item[0][0])):
+        if len(members) == 1 and word != Outcome.SKIP:
+            lines.append(_record_line(members[0]))
+        else:
+            what = f" {one_line(kernel)}  {len(members)} {comparison.TIMES} {message or 'no reason given'}"
+            lines.append(Text.assemble((f"{word:<5}", _STYLES[word]), what))
+    return lines
+
+
 def _comparison_table(table: comparison.Table) -> Table:
     out = Table(title=Text(table.title), title_justify="left", title_style="bold", box=None, pad_edge=False)
     for heading in ("what", "measured"):
         out.add_column(heading)
     for column in table.columns:
-        out.add_column(Text(f"{one_line(column.kernel)}\n{column.protection.upper()}"), justify="right")
+        out.add_column(Text("\n".join(table.heading(column))), justify="right")
     for ratio in table.ratios:
         out.add_column(Text(ratio.title.replace(" / ", " /\n")), justify="right", style="bold")
     for row in table.rows:

@@ -38,7 +38,7 @@ class Metric(msgspec.Struct, frozen=True, kw_only=True):
 
     name: Annotated[str, Meta(description="what was measured, for example `fault_p50`")]
     value: Annotated[float, Meta(description="the number; finite")]
-    unit: Annotated[str, Meta(description='"instructions", "ns", "pages", "bytes", "1" (a plain count or ratio), ...')]
+    unit: Annotated[str, Meta(description='"instructions", "ns", "pages", "bytes", "1" (a count), "ratio", ...')]
     mode: Annotated[
         Literal["exact", "wall", "none"],
         Meta(description="exact: instructions counted by QEMU icount; wall: real time; none: neither (a count)"),
@@ -48,6 +48,7 @@ class Metric(msgspec.Struct, frozen=True, kw_only=True):
         Meta(
             description="where the number belongs in the comparison: path (fault, protect, scan, evict, idle), "
             "protection (wp, rwp), delivery (sync, async), kind (anon, shmem, ...), access (read, write); "
+            "trapped=no where the access is not trapped; path=overhead: what was subtracted from the others; "
             "more are allowed"
         ),
     ] = {}

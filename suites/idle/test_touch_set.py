@@ -27,9 +27,27 @@ def touch_set(seed: int) -> tuple[list[int], list[int]]:
     return draw.sample(range(PAGES), READ), draw.sample(range(PAGES), WRITTEN)
 
 
-def precision_and_recall(found: set[int], hot: set[int]) -> tuple[float, float]:
-    """Share of *found* that is hot, and share of *hot* that was found; an empty *found* tells nothing wrong."""
-    return (len(found & hot) / len(found) if found else 1.0), len(found & hot) / len(hot)
+def _record(
+    record_metric: Callable[..., None], protection: str, kind: str, read: list[int], written: list[int], found: set[int]
+) -> set[int]:
+    """Record what the tracker *found* of the pages that were touched; returns these, the hot pages.
+
+    ``hot_pages_evicted`` are those that look idle to the tracker; precision is the share of *found* that is hot (of
+    an empty *found*, 1), recall the share of the hot pages that was found.
+    """
+    hot = {*read, *written}
+    labels = {"path": "idle", "protection": protection, "delivery": "async", "kind": kind}
+    for name, pages in (
+        ("hot_pages", hot),
+        ("read_only_hot_pages", hot - set(written)),
+        ("found_pages", found),
+        ("hot_pages_evicted", hot - found),
+        ("read_only_hot_pages_evicted", hot - set(written) - found),
+    ):
+        record_metric(name, len(pages), "pages", labels=labels)
+    record_metric("precision", len(found & hot) / len(found) if found else 1.0, "ratio", labels=labels)
+    record_metric("recall", len(found & hot) / len(hot), "ratio", labels=labels)
+    return hot
 
 
 @pytest.mark.needs("rwp", "rwp_async", "pagemap_scan", "page_accessed")
@@ -49,12 +67,8 @@ def test_rwp_finds_exactly_the_touched_pages(
     actor = subject.actor()
     assert actor.touch("read", region, read).done
     assert actor.touch("write", region, written, value=1).done
-    hot, found = {*read, *written}, region.accessed_pages()
-    labels = {"path": "idle", "protection": "rwp", "delivery": "async", "kind": kind}
-    precision, recall = precision_and_recall(found, hot)
-    record_metric("precision", precision, "1", labels=labels)
-    record_metric("recall", recall, "1", labels=labels)
-    record_metric("hot_pages_evicted", len(hot - found), "pages", labels=labels)
+    found = region.accessed_pages()
+    hot = _record(record_metric, "rwp", kind, read, written, found)
     assert found == hot
 
 
@@ -75,13 +89,8 @@ def test_wp_finds_exactly_the_written_pages(
     actor = subject.actor()
     assert actor.touch("read", region, read).done
     assert actor.touch("write", region, written, value=1).done
-    hot, found = {*read, *written}, region.written_pages()
-    labels = {"path": "idle", "protection": "wp", "delivery": "async", "kind": kind}
-    precision, recall = precision_and_recall(found, hot)
-    record_metric("precision", precision, "1", labels=labels)
-    record_metric("recall", recall, "1", labels=labels)
-    record_metric("hot_pages_evicted", len(hot - found), "pages", labels=labels)
-    record_metric("read_hot_pages_evicted_by_wp_only", len(set(read) - found), "pages", labels=labels)
+    found = region.written_pages()
+    _record(record_metric, "wp", kind, read, written, found)
     assert found == set(written)
 
 

@@ -23,6 +23,7 @@ TRACKERS = [
 ]
 
 
+@pytest.mark.contract("I2", "I8")
 @pytest.mark.control("skip_protect", "protect_one_more", "protect_one_less")
 @pytest.mark.parametrize(("first", "behind"), RANGES)
 @pytest.mark.parametrize("protection", PROTECTIONS)
@@ -44,6 +45,7 @@ def test_only_the_range_is_trapped(subject: Subject, kind: str, protection: str,
     assert region.marked_pages() == set(range(first, behind))
 
 
+@pytest.mark.contract("I8", "S3")
 @pytest.mark.control("skip_protect", "protect_one_more", "protect_one_less")
 @pytest.mark.parametrize(("first", "behind"), RANGES)
 @pytest.mark.parametrize("protection", TRACKERS)

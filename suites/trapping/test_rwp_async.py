@@ -16,6 +16,7 @@ pytestmark = pytest.mark.needs("rwp", "rwp_async", "pagemap_scan", "page_accesse
 TOUCHED = [1, 4, 5]
 
 
+@pytest.mark.contract("F8", "I3", "I4", "S3")
 @pytest.mark.control("skip_protect", "touch_neighbour", "hide_accessed")
 @pytest.mark.parametrize("access", ["read", "write", "rmw"])
 @pytest.mark.parametrize("kind", KINDS)
@@ -36,7 +37,8 @@ def test_exactly_the_touched_pages_become_accessed(subject: Subject, kind: str, 
     assert uffd.events() == []
 
 
-@pytest.mark.control("skip_protect")
+@pytest.mark.contract("I5")
+@pytest.mark.control("skip_protect", "corrupt_protect")
 @pytest.mark.parametrize("access", ["read", "write"])
 @pytest.mark.parametrize("kind", KINDS)
 def test_tracking_keeps_every_byte(subject: Subject, kind: str, access: str) -> None:
@@ -58,6 +60,7 @@ def test_tracking_keeps_every_byte(subject: Subject, kind: str, access: str) -> 
     assert region.changed_pages() == ({1} if access == "write" else set())
 
 
+@pytest.mark.contract("I4", "S5")
 @pytest.mark.control("skip_protect", "touch_neighbour", "hide_accessed")
 @pytest.mark.parametrize("access", ["read", "write"])
 @pytest.mark.parametrize("kind", KINDS)
@@ -90,6 +93,7 @@ def test_protecting_again_starts_a_new_interval(subject: Subject, kind: str) -> 
         assert region.accessed_pages() == set(touched)
 
 
+@pytest.mark.contract("F1", "I3")
 @pytest.mark.control("skip_protect")
 @pytest.mark.parametrize("access", ["read", "write"])
 @pytest.mark.parametrize("kind", KINDS)

@@ -16,6 +16,7 @@ pytestmark = pytest.mark.needs("rwp")
 ACCESSES = [("read", RWP), ("write", RWP | WRITE), ("rmw", RWP | WRITE)]
 
 
+@pytest.mark.contract("F1", "I2", "I3")
 @pytest.mark.control("skip_protect", "flip_write_flag", "wrong_address", "duplicate_event", "touch_neighbour")
 @pytest.mark.parametrize(("access", "flags"), ACCESSES, ids=[name for name, _ in ACCESSES])
 @pytest.mark.parametrize("kind", KINDS)
@@ -62,7 +63,8 @@ def test_thread_sleeps_until_its_page_is_resolved(subject: Subject, kind: str, a
     assert subject.actor().read(region[1]).value == (0x5EED if access == "write" else before)
 
 
-@pytest.mark.control("skip_protect", "corrupt")
+@pytest.mark.contract("I5")
+@pytest.mark.control("skip_protect", "corrupt", "corrupt_protect")
 @pytest.mark.parametrize("access", ["read", "rmw"])
 @pytest.mark.parametrize("kind", KINDS)
 def test_protecting_and_resolving_keep_every_byte(subject: Subject, kind: str, access: str) -> None:
@@ -80,6 +82,7 @@ def test_protecting_and_resolving_keep_every_byte(subject: Subject, kind: str, a
     assert region.changed_pages() == set()
 
 
+@pytest.mark.contract("P14")
 @pytest.mark.control("skip_protect", "touch_neighbour")
 @pytest.mark.parametrize("access", ["read", "write"])
 @pytest.mark.parametrize("kind", KINDS)

@@ -57,6 +57,7 @@ ENDS = [
 ]
 
 
+@pytest.mark.contract("I1", "M8", "P16", "U10")
 @pytest.mark.control("skip_protect")
 @pytest.mark.parametrize(("protection", "end"), ENDS)
 @pytest.mark.parametrize("kind", KINDS)
@@ -79,6 +80,7 @@ def test_blocked_threads_run_again(subject: Subject, kind: str, protection: str,
     assert [reader.read(region[0]).value, reader.read(region[2]).value] == [1, 2]
 
 
+@pytest.mark.contract("I2", "U10")
 @pytest.mark.control("skip_protect")
 @pytest.mark.parametrize(("protection", "end"), ENDS_FOR_GOOD)
 @pytest.mark.parametrize("kind", KINDS)

@@ -56,7 +56,7 @@ def test_read_is_not_trapped(subject: Subject, kind: str) -> None:
     assert subject.actor().write(region[3], 1).blocked
 
 
-@pytest.mark.control("skip_protect", "corrupt")
+@pytest.mark.control("skip_protect", "corrupt", "corrupt_protect")
 @pytest.mark.parametrize("kind", KINDS)
 def test_protecting_and_resolving_keep_every_byte(subject: Subject, kind: str) -> None:
     """Protecting, trapping an addition of 0, and resolving change no byte of any page.
@@ -123,7 +123,7 @@ def test_async_holes_are_written_only_once_written(subject: Subject, kind: str) 
 
 
 @on_scan
-@pytest.mark.control("skip_protect")
+@pytest.mark.control("skip_protect", "corrupt_protect")
 @pytest.mark.parametrize("kind", KINDS)
 def test_async_tracking_keeps_every_byte(subject: Subject, kind: str) -> None:
     """What is written to a protected page is there afterwards, and everything else is as it was.

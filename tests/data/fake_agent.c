@@ -34,7 +34,7 @@ int main(void)
 			for (;;)
 				fputs("endless ", stdout);
 		if (strstr(line, "flood"))
-			for (int i = 0; i < 20000; i++)
+			for (int i = 0; i < 2000; i++)
 				write_file("/dev/kmsg", "flood flood flood flood flood flood flood flood \033[2J\033]0;title\a\n");
 		if (strstr(line, "garbage"))
 			puts("\033[31mgarbage\377\376");

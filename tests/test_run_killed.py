@@ -1,0 +1,71 @@
+"""A run that is interrupted or killed leaves the results it had, no QEMU, and nothing that stops the next run."""
+
+from __future__ import annotations
+
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import psutil
+import pytest
+
+from kselftests_py.results import RunFolder, judge
+
+pytestmark = pytest.mark.vm
+BOUND = 240.0  # seconds for a boot and a first test, on a busy machine without KVM
+
+
+def kst(run: Path) -> subprocess.Popen[str]:
+    command = [Path(sys.executable).parent / "kst", "run", "--kernel", "debian:7.3", "--baseline", "none"]
+    command += ["--suite", "trapping", "--out", run]
+    return subprocess.Popen(
+        command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, start_new_session=True
+    )
+
+
+def wait_for(what: str, seconds: float, state: object) -> None:
+    """Wait until the callable *state* is true; fail, saying what was awaited, when the bound runs out."""
+    deadline = time.monotonic() + seconds
+    while not state():  # type: ignore[operator]
+        assert time.monotonic() < deadline, f"awaited for {seconds:.0f} s: {what}"
+        time.sleep(0.05)
+
+
+@pytest.fixture
+def running(tmp_path: Path) -> Iterator[tuple[subprocess.Popen[str], Path, list[psutil.Process]]]:
+    """A run in the middle: some records are written, QEMU is up."""
+    process = kst(tmp_path / "run")
+    results = tmp_path / "run" / "results.jsonl"
+    wait_for("three records", BOUND, lambda: results.exists() and results.read_bytes().count(b"\n") >= 3)
+    below = psutil.Process(process.pid).children(recursive=True)
+    assert any(one.name().startswith("qemu-system") for one in below)
+    yield process, tmp_path / "run", below
+    if process.poll() is None:
+        process.kill()
+    process.wait()
+
+
+def gone(processes: list[psutil.Process]) -> bool:
+    return not any(one.is_running() and one.status() != psutil.STATUS_ZOMBIE for one in processes)
+
+
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 130), (signal.SIGKILL, -9)])
+def test_results_stay_and_qemu_goes(
+    running: tuple[subprocess.Popen[str], Path, list[psutil.Process]], number: signal.Signals, code: int
+) -> None:
+    process, run, below = running
+    process.send_signal(number)
+    output, _ = process.communicate(timeout=60)
+    assert process.returncode == code, output
+    assert "Traceback" not in output
+    wait_for("the end of QEMU and of all that the run started", 20, lambda: gone(below))
+    folder = RunFolder.open(run)
+    assert len(folder.records()) >= 3
+    assert judge(folder.records(), folder.manifest()).exit_code == 3  # incomplete is not a pass
+    again = subprocess.run(
+        [Path(sys.executable).parent / "kst", "report", run], capture_output=True, text=True, check=False
+    )
+    assert (again.returncode, "INCOMPLETE" in again.stdout) == (3, True), again.stdout + again.stderr
