@@ -106,6 +106,20 @@ def packages_of(root: Path, kernel: DebianKernel) -> list[Package]:
     return [kernel.image, *(parts[name] for name in sorted(parts))]
 
 
+def source_package(root: Path, series: str) -> Package:
+    """The package with the source of the *series* ("7.3"), in its newest version. Raises NoSuchKernel."""
+    prefix = "linux-source-"
+    found = [_package(record) for record in apt.show(root, [prefix + series])]
+    if not found:
+        there = sorted(
+            name.removeprefix(prefix) for name in apt.names(root, prefix) if name[len(prefix) :][:1].isdigit()
+        )
+        raise NoSuchKernel(
+            f"source:{series}: not on the mirror; it has the source of {', '.join(there) or 'no kernel'}"
+        )
+    return max(found, key=lambda package: Version(package.version))
+
+
 def unpack(root: Path, packages: list[Package], release: str, entry: Path, progress: Callable[[str], None]) -> Path:
     """Download *packages* and lay their kernel out as ``entry/lib/modules/<release>``, which is returned.
 

@@ -7,10 +7,10 @@ from dataclasses import replace
 from pathlib import Path
 
 from kselftests_py.errors import HarnessError, UsageError
-from kselftests_py.kernels import apt, debian, image, store
+from kselftests_py.kernels import apt, build, debian, image, store
 from kselftests_py.kernels.debian import NoSuchKernel
 from kselftests_py.kernels.image import KernelImage
-from kselftests_py.kernels.spec import DebianSpec, ImageSpec, RunningKernel, parse
+from kselftests_py.kernels.spec import BuildSpec, DebianSpec, ImageSpec, RunningKernel, parse
 
 _BASELINE = "7.2"
 _RWP = "CONFIG_USERFAULTFD_RWP"
@@ -23,10 +23,11 @@ def _quiet(_line: str) -> None:
 
 
 def resolve(spec: str, progress: Progress = _quiet) -> KernelImage | RunningKernel:
-    """The kernel that *spec* names, fetched into the cache if need be; *progress* is told what is done, a line each.
+    """The kernel that *spec* names, fetched or built into the cache if need be; *progress* is told of each step.
 
-    Raises UsageError if the spec or what it names is wrong (NoSuchKernel if the mirror lacks it), and
-    HarnessError if the kernel cannot be had: no network and no cache, a mirror that answers with rubbish, a full disk.
+    Raises UsageError if the spec or what it names is wrong (NoSuchKernel if the mirror lacks it), BootError if the
+    kernel does not build, and HarnessError if it cannot be had: no network and no cache, a mirror that answers with
+    rubbish, a full disk.
     """
     wanted = parse(spec)
     if isinstance(wanted, RunningKernel):
@@ -34,7 +35,7 @@ def resolve(spec: str, progress: Progress = _quiet) -> KernelImage | RunningKern
     if isinstance(wanted, ImageSpec):
         return image.from_files(wanted)
     with store.disk_errors():
-        return _debian(wanted, progress)
+        return build.resolve(wanted, progress) if isinstance(wanted, BuildSpec) else _debian(wanted, progress)
 
 
 def newest_without_rwp(progress: Progress = _quiet) -> tuple[KernelImage, str]:

@@ -13,7 +13,7 @@ from kselftests_py.errors import UsageError
 FORMS = (
     "debian:SERIES (as debian:7.3), debian:newest, debian:VERSION, "
     "image:PATH[,modules=DIR][,config=FILE], host, ssh:[USER@]HOST[:PORT], "
-    "source:SERIES or tree:DIR or git:DIR[@REV], each with any of +series:PATH, +series:msgid:ID, +config:FILE, +FLAVOUR"
+    "source:SERIES or tree:DIR or git:DIR[@REV], with any of +series:PATH, +series:msgid:ID, +config:FILE, +FLAVOUR"
 )
 _KINDS = ("debian", "image", "host", "ssh", "source", "tree", "git")
 FLAVOURS = ("lean", "debug", "kasan", "kcsan", "twin", "allmm")

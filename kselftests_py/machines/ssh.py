@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import logging
-import posixpath
-import shlex
 import socket
 import time
 from collections.abc import Callable
@@ -157,25 +155,22 @@ class SshHost:
         transport = client.get_transport()
         assert transport is not None  # connect() succeeded
         self._client, self._connection = client, SshConnection(transport)
-        self._channel = self._connection.agent(f"exec {shlex.quote(self._install())}", self._timeout)
+        self._channel = self._connection.agent(f"exec {self._install()}", self._timeout)
         return MachineInfo("none", f"{where} is a running machine", boot_s=time.monotonic() - began)
 
     def _install(self) -> str:
-        """Path of the probe on the host; copied only when one with this content is not there."""
-        assert self._client is not None
+        """Path of the probe on the host, in the user's own cache; copied only when this very one is not there."""
+        assert self._connection is not None
         body = self._agent.read_bytes()
-        remote = posixpath.join("/tmp", f"kst-agent-{hashlib.sha256(body).hexdigest()[:16]}")
-        with self._client.open_sftp() as sftp:
-            try:
-                if sftp.stat(remote).st_size == len(body):
-                    return remote
-            except FileNotFoundError:
-                pass
-            part = f"{remote}.{time.monotonic_ns()}"
-            sftp.put(str(self._agent), part)
-            sftp.chmod(part, 0o755)
-            sftp.posix_rename(part, remote)
-        return remote
+        folder, name = "$HOME/.cache/kst", f"agent-{hashlib.sha256(body).hexdigest()[:16]}"
+        code, size = self._connection.run(f'wc -c < "{folder}/{name}"', self._timeout)
+        if code != 0 or size.strip() != str(len(body)):
+            part = f"{name}.{time.monotonic_ns()}"
+            command = f'mkdir -p "{folder}" && cd "{folder}" && cat > {part} && chmod 755 {part} && mv {part} {name}'
+            code, output = self._connection.run(command, 120, body)
+            if code != 0:
+                raise HarnessError(f"{self._kernel.spec}: cannot copy the probe there: {output.strip()[:200]}")
+        return f'"{folder}/{name}"'
 
     def channel(self) -> Channel:
         assert self._channel is not None, "start() comes first"

@@ -12,7 +12,7 @@ import msgspec
 
 from kselftests_py.errors import KstError
 from kselftests_py.kernels import KernelImage, RunningKernel
-from kselftests_py.lab import Capabilities, Lab
+from kselftests_py.lab import Capabilities, KernelRefused, Lab
 from kselftests_py.lab.build import agent
 from kselftests_py.lab.channel import ChannelError, ChannelTimeout
 from kselftests_py.machines import accelerator
@@ -85,6 +85,7 @@ class Station:
     channel: GuardedChannel | None = None
     lab: Lab | None = None
     taint: int = 0  # of the kernel, as last seen
+    log_readable: bool = True  # a host may keep /dev/kmsg for root
 
     def stop(self) -> None:
         if self.machine is not None:
@@ -125,10 +126,7 @@ class Bench:
             info = station.machine.start()
             station.channel = GuardedChannel(station.machine)
             station.lab = Lab(station.channel)
-            log = station.lab.kernel_log()  # from here on, what the kernel says is about a test
-            station.taint = log.taint
-            if log.taint & BROKEN_TAINT:
-                self.note(f"{target.label}: tainted by its own boot (0x{log.taint:x}); see its console")
+            self._first_log(station)
             if target.capabilities is None:
                 target.capabilities = station.lab.caps()
                 target.entry.capabilities = msgspec.to_builtins(target.capabilities.raw)
@@ -138,6 +136,19 @@ class Bench:
             raise
         self._describe(target.entry, info)
         self.note(f"{target.label}: up in {info.boot_s:.1f} s ({station.profile}, {info.accelerator})")
+
+    def _first_log(self, station: Station) -> None:
+        """From here on, what the kernel says is about a test."""
+        assert station.lab is not None
+        label = station.target.label
+        try:
+            station.taint = station.lab.kernel_log().taint
+        except KernelRefused as refused:
+            station.log_readable = False
+            self.note(f"{label}: its log cannot be read ({refused.name}): a WARN or an oops during a test goes unseen")
+            return
+        if station.taint & BROKEN_TAINT:
+            self.note(f"{label}: tainted by its own boot (0x{station.taint:x}); see its console")
 
     def _describe(self, entry: KernelEntry, info: MachineInfo) -> None:
         entry.boot_s.append(round(info.boot_s, 2))

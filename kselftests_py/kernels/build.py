@@ -1,0 +1,236 @@
+"""From a source to a kernel in the cache: configured, compiled beside the source, stored by what it was made of."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import re
+import shutil
+import signal
+import subprocess
+import tempfile
+from collections.abc import Callable
+from contextlib import suppress
+from dataclasses import replace
+from pathlib import Path
+
+from kselftests_py import paths
+from kselftests_py.errors import BootError, HarnessError
+from kselftests_py.kernels import config, image, series, source, store, twin
+from kselftests_py.kernels.image import KernelImage
+from kselftests_py.kernels.spec import BuildSpec
+
+Progress = Callable[[str], None]
+
+_TOOLS = {
+    "make": "make",
+    "flex": "flex",
+    "bison": "bison",
+    "bc": "bc",
+    "git": "git",
+    "xz": "xz-utils",
+    "/usr/include/libelf.h": "libelf-dev",
+}
+_STEP = re.compile(r"  (?:CC|AS|LD|AR)(?: \[M\])?\s+(?P<object>\S+)")
+_TOLD_EVERY = 100  # objects
+_FULL = "No space left on device"
+# What would make two builds of the same source differ.
+_FIXED = {
+    "KBUILD_BUILD_TIMESTAMP": "2000-01-01 00:00:00 UTC",
+    "KBUILD_BUILD_USER": "kst",
+    "KBUILD_BUILD_HOST": "kst",
+    "KBUILD_BUILD_VERSION": "1",
+    "LC_ALL": "C",
+}
+
+
+def resolve(wanted: BuildSpec, progress: Progress) -> KernelImage:
+    """The kernel of *wanted*: from the cache if the same source, config and compiler gave one, else built.
+
+    Raises UsageError for what is wrong with the source, the series or the config; BootError if the kernel does not
+    build; HarnessError if a tool is missing or too old, or the disk is full. An interrupted build goes on next time.
+    """
+    compiler = _compiler()
+    ours, users = config.read(config.flavour_files(wanted.flavours)), config.read(wanted.configs)
+    symbols = config.text(ours | users)
+    with source.opened(wanted, progress) as workspace, tempfile.TemporaryDirectory(dir=workspace.folder) as scratch:
+        patches = []
+        for number, each in enumerate(wanted.series):
+            folder = Path(scratch, str(number))
+            folder.mkdir()
+            patches.append((f"+series:{each}", series.collect(each, folder, progress)))
+        provenance = workspace.provenance | {
+            "tree": workspace.git("rev-parse", f"{workspace.base}^{{tree}}"),
+            "flavour": wanted.flavour,
+            "config": f"sha256:{hashlib.sha256(symbols.encode()).hexdigest()}",
+            "compiler": compiler,
+        }
+        if patches:
+            provenance["series"] = " ".join(f"sha256:{series.digest(files)}" for _, files in patches)
+        made_of = ("tree", "flavour", "config", "compiler", "series")
+        provenance["build"] = _key({name: provenance.get(name, "") for name in made_of})
+        cached = _find(provenance["build"], progress)
+        if not cached:
+            workspace.lay_out(workspace.base)
+            for name, files in patches:
+                series.apply(workspace, name, files)
+            if "twin" in wanted.flavours:
+                twin.make_selectable(workspace.src)
+            out = workspace.folder / f"out-{wanted.flavour}"
+            configure(workspace.src, out, ours, users, progress)
+            compile_kernel(wanted.spec, workspace.src, out, wanted.flavour, progress)
+            cached = _take(wanted, out, provenance, progress)
+    return replace(cached, spec=wanted.spec)
+
+
+def _key(parts: dict[str, str]) -> str:
+    text = "".join(f"{name} {value}\n" for name, value in sorted(parts.items()))
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def _find(key: str, progress: Progress) -> KernelImage | None:
+    with store.lock(progress):
+        return store.find(lambda kernel: kernel.provenance.get("build") == key, progress)
+
+
+def _cc() -> str:
+    return os.environ.get("CC", "gcc")
+
+
+def _compiler() -> str:
+    """What compiles and links, in one line. Raises HarnessError naming the first tool that is missing."""
+    versions = []
+    for command in (_cc().split()[-1], "ld"):
+        try:
+            told = subprocess.run([command, "--version"], capture_output=True, text=True, check=True)
+        except (OSError, subprocess.CalledProcessError):
+            raise HarnessError(f"{command} is not on this machine; building a kernel needs it: install gcc") from None
+        versions.append(told.stdout.partition("\n")[0])
+    for tool, package in _TOOLS.items():
+        if not (Path(tool).exists() if tool.startswith("/") else shutil.which(tool)):
+            raise HarnessError(
+                f"{tool} is not on this machine; building a kernel needs it: install the package {package}"
+            )
+    return ", ".join(versions)
+
+
+def configure(src: Path, out: Path, ours: config.Symbols, users: config.Symbols, progress: Progress) -> None:
+    """Write ``out/.config``: nothing but what *ours*, under *users*, asks for and needs.
+
+    Raises UsageError if it cannot be satisfied, HarnessError if a tool is too old.
+    """
+    out.mkdir(exist_ok=True)
+    wanted = out / "wanted.config"
+    wanted.write_text(config.text(ours | users))
+    told = _make(src, out, "", ["-s", f"KCONFIG_ALLCONFIG={wanted}", "allnoconfig"], lambda line: None)
+    if told.returncode:
+        old = re.search(r"\*\*\* (.* is too old)\.\n\*\*\*\s+(Your .*)\n\*\*\*\s+(Minimum .*)\n", told.stdout)
+        if old:
+            yours, least = (re.sub(r"\s+", " ", each) for each in old.group(2, 3))
+            raise HarnessError(f"{old[1]}: {yours}, {least}; install a newer one, or name one with CC=")
+        raise _failure("make allnoconfig", told.stdout, None)
+    config.check(src, out / ".config", ours, users, progress)
+
+
+def compile_kernel(spec: str, src: Path, out: Path, name: str, progress: Progress) -> Path:
+    """Build ``arch/x86/boot/bzImage`` in *out* as far as it is not built yet; gives the log.
+
+    The kernel's release ends with *name*. Raises BootError with the first error if it does not build.
+    """
+    log, counted = out / "kst-build.log", out / "kst-objects"
+    known = counted.read_text() if counted.exists() else ""
+    done = 0
+    progress(f"building {spec}: {_jobs()} jobs" + ("" if shutil.which("ccache") else ", without ccache"))
+    with log.open("w") as file:
+
+        def watch(line: str) -> None:
+            nonlocal done
+            file.write(line)
+            step = _STEP.match(line)
+            if step:
+                done += 1
+                if done % _TOLD_EVERY == 0:
+                    of = f" of at most {known}" if known else ""
+                    progress(f"building {spec}: {done}{of} objects ({step['object']})")
+
+        modular = "CONFIG_MODULES=y\n" in (out / ".config").read_text()
+        told = _make(src, out, name, ["bzImage", *(["modules"] if modular else [])], watch)
+    if told.returncode:
+        raise _failure(spec, told.stdout, log)
+    counted.write_text(str(max(done, int(known or 0))))
+    return log
+
+
+def _failure(what: str, text: str, log: Path | None) -> BootError | HarnessError:
+    where = f" (log: {log})" if log else ""
+    if _FULL in text:
+        return HarnessError(f"{what}: the disk is full: free some space and try again, what is built is kept{where}")
+    patterns = (r"^.*\berror: .*$", r"^.*undefined reference.*$", r"^.*\*\*\* (?!\[).*$", r"^.*\*\*\*.*$", r"^.+$")
+    found = next((match for pattern in patterns if (match := re.search(pattern, text, re.MULTILINE))), None)
+    first = re.sub(r"\s+", " ", found.group()).strip()[:300] if found else "make said nothing"
+    return BootError(f"{what}: the kernel does not build: {first}{where}")
+
+
+def _jobs() -> int:
+    return len(os.sched_getaffinity(0))
+
+
+def _make(
+    src: Path, out: Path, name: str, targets: list[str], watch: Callable[[str], None]
+) -> subprocess.CompletedProcess[str]:
+    """Run make on *src* in *out*, each line to *watch*; it dies with us. The result has all lines as ``stdout``."""
+    compiler = f"ccache {_cc()}" if shutil.which("ccache") and "ccache" not in _cc() else _cc()
+    command = ["make", "-C", str(src), f"O={out}", f"-j{_jobs()}", f"CC={compiler}", *targets]
+    # Set and not empty: scripts/setlocalversion then adds nothing of a git repository that the cache may lie in.
+    command += [f"LOCALVERSION=-{name or 'kst'}"]
+    if setpriv := shutil.which("setpriv"):
+        command = [setpriv, "--pdeathsig", "TERM", "--", *command]
+    # Relative paths: a tree elsewhere, with the same contents, hits.
+    ccache = {
+        "CCACHE_BASEDIR": str(out.parent),
+        "CCACHE_NOHASHDIR": "1",
+        "CCACHE_DIR": str(paths.cache_dir() / "ccache"),
+    }
+    inherited = {
+        key: value for key, value in os.environ.items() if key not in ("MAKEFLAGS", "MAKELEVEL", "KBUILD_OUTPUT")
+    }
+    lines = []
+    with subprocess.Popen(
+        command, env=ccache | inherited | _FIXED, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT, text=True, errors="replace", process_group=0,
+    ) as process:  # fmt: skip
+        assert process.stdout
+        try:
+            for line in process.stdout:
+                lines.append(line)
+                watch(line)
+        except BaseException:
+            # make removes what it has half written, and goes on from there the next time.
+            with suppress(ProcessLookupError):
+                os.killpg(process.pid, signal.SIGTERM)
+            raise
+    return subprocess.CompletedProcess(command, process.returncode, "".join(lines))
+
+
+def _take(wanted: BuildSpec, out: Path, provenance: dict[str, str], progress: Progress) -> KernelImage:
+    built = out / "arch" / "x86" / "boot" / "bzImage"
+    release = image.read_release(built)
+
+    def lay_out(entry: Path) -> None:
+        folder = entry / "lib" / "modules" / release
+        folder.mkdir(parents=True)
+        if "CONFIG_MODULES=y\n" in (out / ".config").read_text():
+            targets = [f"INSTALL_MOD_PATH={entry}", "INSTALL_MOD_STRIP=1", "modules_install"]
+            told = _make(out / "source", out, wanted.flavour, targets, lambda line: None)
+            if told.returncode:
+                raise _failure(f"{wanted.spec}: modules_install", told.stdout, None)
+            (folder / "build").unlink(missing_ok=True)
+        shutil.copyfile(built, folder / "vmlinuz")
+        shutil.copyfile(out / ".config", folder / "config")
+
+    with store.lock(progress):
+        added = store.add(wanted.spec, release, provenance, lay_out)
+        found = store.find(lambda kernel: kernel.digest == added.digest, progress)
+    if not found:
+        raise HarnessError(f"{store.root()}: what was stored cannot be read back; check the disk")
+    return found
