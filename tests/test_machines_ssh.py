@@ -45,11 +45,9 @@ def sshd(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[RunningKer
     subprocess.run(["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", home / ".ssh" / "id_ed25519"], check=True)
     shutil.copy(home / ".ssh" / "id_ed25519.pub", home / ".ssh" / "authorized_keys")
     # dropbear takes the keys of the login's own home: in its mount namespace /root is the home made here.
-    server = subprocess.Popen(
-        ["unshare", "--mount", "sh", "-c", 'mount --bind "$0" /root && exec dropbear -F -E -s -r "$1" -p "$2"']
-        + [str(home), str(tmp_path / "hostkey"), f"127.0.0.1:{port}"],
-        stderr=subprocess.DEVNULL,
-    )
+    script = 'mount --bind "$0" /root && exec dropbear -F -E -s -r "$1" -p "$2"'
+    values = [str(home), str(tmp_path / "hostkey"), f"127.0.0.1:{port}"]
+    server = subprocess.Popen(["unshare", "--mount", "sh", "-c", script, *values], stderr=subprocess.DEVNULL)
     deadline = time.monotonic() + 20
     while True:
         try:

@@ -213,7 +213,7 @@ def test_fill_with_mode_wp(subject: Subject, kind: str) -> None:
 
 
 @contract("X3")
-@pytest.mark.control("invert_marker", "wrong_category")
+@pytest.mark.control("invert_marker", "hide_accessed")
 @pytest.mark.needs("rwp_async", "pagemap_scan", "page_accessed")
 @pytest.mark.parametrize("kind", DISTINCT_KINDS)
 def test_filled_pages_are_unarmed(subject: Subject, kind: str) -> None:
@@ -235,7 +235,7 @@ def test_filled_pages_are_unarmed(subject: Subject, kind: str) -> None:
 
 
 @contract("X4")
-@pytest.mark.control("invert_marker", "wrong_category")
+@pytest.mark.control("invert_marker", "hide_accessed")
 @pytest.mark.needs("rwp_async", "minor_shmem", "minor_hugetlb", "pagemap_scan", "page_accessed")
 @pytest.mark.parametrize("kind", FILE_KINDS)
 def test_continued_pages_are_unarmed(subject: Subject, kind: str) -> None:

@@ -217,7 +217,7 @@ def test_resolving_gives_no_more_than_the_mapping_has(subject: Subject, kind: st
 
 
 @contract("P19", "P20")
-@pytest.mark.control("skip_protect", "wrong_category")
+@pytest.mark.control("skip_protect", "hide_accessed")
 @pytest.mark.needs("rwp_async", "pagemap_scan", "page_accessed")
 @pytest.mark.parametrize("kind", DISTINCT_KINDS)
 def test_resolved_page_counts_as_accessed(subject: Subject, kind: str) -> None:

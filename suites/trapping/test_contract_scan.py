@@ -66,7 +66,7 @@ def test_each_category_has_its_mode(subject: Subject, kind: str) -> None:
 
 
 @contract("S4", "S5")
-@pytest.mark.control("wrong_category", "hide_accessed", "skip_protect")
+@pytest.mark.control("hide_accessed", "skip_protect")
 @pytest.mark.needs("thp")
 def test_huge_page_is_accessed_as_a_whole(subject: Subject) -> None:
     """An armed transparent huge page is not ACCESSED; one access makes it so as a whole; the page beside it is not.
@@ -88,7 +88,7 @@ def test_huge_page_is_accessed_as_a_whole(subject: Subject) -> None:
 
 @contract("S6")
 @pytest.mark.needs("swap")
-@pytest.mark.control("skip_protect", "wrong_category")
+@pytest.mark.control("skip_protect", "hide_accessed")
 def test_swapped_pages(subject: Subject) -> None:
     """A page swapped out while armed stays armed and not ACCESSED, traps, and resolving reaches its swap entry.
 
@@ -199,7 +199,7 @@ def test_refusals(subject: Subject, kind: str) -> None:
 
 
 @contract("S12")
-@pytest.mark.control("skip_protect", "wrong_category")
+@pytest.mark.control("skip_protect", "hide_accessed")
 @pytest.mark.parametrize("kind", DISTINCT_KINDS)
 def test_scanning_does_not_arm(subject: Subject, kind: str) -> None:
     """A scan for ACCESSED is only a look: a second one says the same, and re-arming is a call of its own.
