@@ -8,7 +8,7 @@ from pathlib import Path
 
 from kernels_mirror import bzimage
 
-KCONFIG = "config USERFAULTFD_RWP\n\tdef_bool y\n\tdepends on 64BIT\n\nconfig KSM\n\tbool \"ksm\"\n"
+KCONFIG = 'config USERFAULTFD_RWP\n\tdef_bool y\n\tdepends on 64BIT\n\nconfig KSM\n\tbool "ksm"\n'
 # The two targets we ask for: the first makes a configuration of what is asked but CONFIG_STUBBORN, the other a bzImage.
 _MAKEFILE = """\
 MAKEFLAGS += --no-print-directory

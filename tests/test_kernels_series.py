@@ -39,7 +39,7 @@ COVER = mail("", "cover letter").replace("---\n\n", " mm/memory.c | 2 +-\n")
         ({"a.mbox": COVER + TWICE}, "a.mbox"),
         ({"0000-cover.patch": COVER, "0001.patch": mail(change()), "0002.patch": mail(change("line five", "line FIVE")),
           "notes.txt": "no patch"}, ""),
-        ({"cur/1": mail(change()), "cur/2": mail(change("line five", "line FIVE")), "new/.keep": "", "tmp/.keep": ""}, ""),
+        ({"cur/1": mail(change()), "cur/2": mail(change("line five", "line FIVE")), "new/.k": "", "tmp/.k": ""}, ""),
     ],
 )  # fmt: skip
 def test_a_series_is_applied_in_order(tmp_path: Path, files: dict[str, str], name: str) -> None:
@@ -68,11 +68,11 @@ def test_a_series_is_applied_in_order(tmp_path: Path, files: dict[str, str], nam
 )
 def test_what_is_wrong_with_a_series_is_one_line(tmp_path: Path, text: str, says: str) -> None:
     (tmp_path / "a.patch").write_text(text)
-    before = {path for path in tmp_path.rglob("*evil*")}
+    before = set(tmp_path.rglob("*evil*"))
     with pytest.raises(UsageError, match=says) as raised:
         applied(tmp_path, tmp_path / "a.patch")
     assert "\n" not in str(raised.value)
-    assert {path for path in tmp_path.rglob("*evil*")} == before, "something was written outside the tree"
+    assert set(tmp_path.rglob("*evil*")) == before, "something was written outside the tree"
 
 
 def test_a_link_within_the_tree_is_taken(tmp_path: Path) -> None:
@@ -99,7 +99,7 @@ def fake_b4(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, script: str) -> Non
 @pytest.mark.parametrize(
     ("msgid", "script", "error", "says"),
     [
-        ("<2024@example.org>", "echo 'Looking up'; echo 'That message-id is not known.'; exit 1", HarnessError, "not known"),
+        ("<2024@example.org>", "echo That message-id is not known.; exit 1", HarnessError, "not known"),
         ("2024@example.org", "exit 0", HarnessError, "b4"),
         ("-o/etc", "exit 0", UsageError, "no Message-ID"),
     ],

@@ -2,9 +2,9 @@
 
 from kselftests_py.kernels.debian import NoSuchKernel
 from kselftests_py.kernels.image import KernelImage
-from kselftests_py.kernels.resolve import newest_without_rwp, resolve
+from kselftests_py.kernels.resolve import newest_without_rwp, prune, resolve
 from kselftests_py.kernels.spec import FORMS, RunningKernel
-from kselftests_py.kernels.store import CachedImage, list_images, prune
+from kselftests_py.kernels.store import CachedImage, list_images
 
 __all__ = [
     "FORMS",

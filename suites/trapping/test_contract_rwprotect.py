@@ -148,6 +148,7 @@ def test_arming_again_changes_nothing(subject: Subject, kind: str) -> None:
     A waiter is not woken by it. Source: change_pte_range(): already armed, none; "No wake on arm"; I8.
     """
     region, uffd = track(subject, kind, "rwp", "sync", pages=4, populated=slice(0, 2))
+    region.populate(pages=slice(3, 4))
     uffd.protect(region[0:2])
     waiter = subject.actor().read(region[0])
     assert waiter.blocked

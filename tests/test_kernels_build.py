@@ -1,0 +1,218 @@
+"""Building kernels: what is asked of the configuration, what becomes of a build that fails, what is built again."""
+
+from __future__ import annotations
+
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+from kernels_trees import KCONFIG, change, commit_all, mail, make_tree
+
+from kselftests_py.errors import BootError, HarnessError, KstError, UsageError
+from kselftests_py.kernels import KernelImage, build, config, resolve, twin
+from kselftests_py.kernels.spec import FLAVOURS
+
+
+@pytest.fixture
+def linux(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setenv("KST_CACHE", str(tmp_path / "cache"))
+    return make_tree(tmp_path / "linux")
+
+
+def built(spec: str, notes: list[str] | None = None) -> KernelImage:
+    kernel = resolve(spec, (notes if notes is not None else []).append)
+    assert isinstance(kernel, KernelImage)
+    return kernel
+
+
+def times_compiled(cache: Path) -> int:
+    return sum(log.read_text().count("  CC  ") for log in cache.glob("builds/*/out-*/kst-build.log"))
+
+
+def test_a_tree_becomes_a_kernel(linux: Path) -> None:
+    kernel = built(f"tree:{linux}")
+    assert kernel.release == "7.3.4-tiny"
+    assert kernel.label == f"7.3.4-tiny#{kernel.digest[:7]}"
+    assert kernel.modules is None
+    assert kernel.config_value("USERFAULTFD") == "y"
+    assert kernel.provenance["directory"] == str(linux)
+    assert kernel.provenance["flavour"] == "lean"
+
+
+def test_the_same_contents_are_built_once(linux: Path, tmp_path: Path) -> None:
+    first = built(f"tree:{linux}")
+    commit_all(linux)
+    notes: list[str] = []
+    assert built(f"tree:{linux}", notes).digest == first.digest
+    assert built(f"git:{linux}", notes).digest == first.digest
+    (tmp_path / "elsewhere").mkdir()
+    linux.rename(tmp_path / "elsewhere/linux")
+    assert built(f"tree:{tmp_path}/elsewhere/linux", notes).digest == first.digest
+    assert not [note for note in notes if "building" in note]
+
+
+def test_what_changes_the_kernel_is_built(linux: Path, tmp_path: Path) -> None:
+    (tmp_path / "a.patch").write_text(mail(change()))
+    (tmp_path / "b.patch").write_text(mail(change(new="line FIVE")))
+    (tmp_path / "c.config").write_text("# more\nCONFIG_KSM=y\n# CONFIG_ZRAM is not set\n")
+    parts = ("", f"+series:{tmp_path / 'a.patch'}", f"+config:{tmp_path / 'c.config'}", "+twin")
+    digests = [built(f"tree:{linux}{part}").digest for part in parts]
+    (tmp_path / "a.patch").write_text((tmp_path / "b.patch").read_text())
+    digests.append(built(f"tree:{linux}+series:{tmp_path / 'a.patch'}").digest)
+    (linux / "mm/memory.c").write_text("changed\n")
+    digests.append(built(f"tree:{linux}").digest)
+    assert len(set(digests)) == len(digests)
+
+
+def test_nothing_of_a_series_or_the_twin_stays(linux: Path, tmp_path: Path) -> None:
+    (tmp_path / "a.patch").write_text(mail(change()))
+    first = built(f"tree:{linux}")
+    built(f"tree:{linux}+twin+series:{tmp_path / 'a.patch'}")
+    assert (linux / "mm/Kconfig").read_text() == KCONFIG
+    for entry in (tmp_path / "cache/kernels").glob("[0-9a-f]*"):
+        subprocess.run(["rm", "-r", entry], check=True)
+    assert built(f"tree:{linux}").digest == first.digest
+
+
+@pytest.mark.parametrize(
+    ("text", "error", "says"),
+    [
+        ("SYNTAX\n", BootError, r"mm/memory.c:2:1: error: expected ';' \(log: .*kst-build.log\)"),
+        ("FULL\n", HarnessError, "the disk is full: free some space"),
+    ],
+)
+def test_a_build_that_fails_and_the_next_that_does_not(
+    linux: Path, text: str, error: type[KstError], says: str
+) -> None:
+    good = (linux / "mm/memory.c").read_text()
+    (linux / "mm/memory.c").write_text(text)
+    with pytest.raises(error, match=says) as raised:
+        built(f"tree:{linux}")
+    assert "\n" not in str(raised.value)
+    assert not list((Path(os.environ["KST_CACHE"]) / "kernels").glob("[0-9a-f]*"))
+    (linux / "mm/memory.c").write_text(good)
+    built(f"tree:{linux}")
+
+
+TOO_OLD = "***\n*** C compiler is too old.\n***   Your GCC version:    4.9.0\n***   Minimum GCC version: 8.1.0\n***\n"
+
+
+def test_a_compiler_too_old(linux: Path) -> None:
+    (linux / "too-old").write_text(TOO_OLD)
+    with pytest.raises(HarnessError, match=r"C compiler is too old: Your GCC version: 4\.9\.0, Minimum GCC version: 8"):
+        built(f"tree:{linux}")
+
+
+@pytest.mark.parametrize(("variable", "value", "says"), [("CC", "nosuchcc", "nosuchcc"), ("PATH", "/nowhere", "gcc")])
+def test_a_compiler_missing(linux: Path, monkeypatch: pytest.MonkeyPatch, variable: str, value: str, says: str) -> None:
+    monkeypatch.setenv(variable, value)
+    with pytest.raises(HarnessError, match=f"{says} is not on this machine"):
+        built(f"tree:{linux}")
+
+
+@pytest.mark.parametrize(
+    ("text", "says"),
+    [
+        ("CONFIG_STUBBORN=y\n", "no CONFIG_STUBBORN"),
+        ("CONFIG_KSN=y\nCONFIG_STUBBORN=y\n", "no CONFIG_STUBBORN"),
+        ("KSM=y\n", r"c.config:1: 'KSM=y' is neither"),
+        ("CONFIG_KSM\n", "c.config:1"),
+        (None, "No such file"),
+    ],
+)
+def test_a_config_that_cannot_be(linux: Path, tmp_path: Path, text: str | None, says: str) -> None:
+    if text is not None:
+        (tmp_path / "c.config").write_text(text)
+    with pytest.raises(UsageError, match=says) as raised:
+        built(f"tree:{linux}+config:{tmp_path / 'c.config'}")
+    assert "\n" not in str(raised.value)
+
+
+@pytest.mark.parametrize(
+    ("ours", "users", "got", "says"),
+    [
+        ({"KSM": "y"}, {}, {}, "CONFIG_KSM=y was asked and came out as n"),
+        ({"KSM": "n"}, {}, {"KSM": "y"}, "CONFIG_KSM=n was asked and came out as y"),
+        ({}, {"KSN": "y"}, {}, "no CONFIG_KSN"),
+        ({"KSM": "y"}, {"KSM": "n"}, {}, ""),
+        ({"NEW_IN_THE_NEXT": "y", "KSM": "y"}, {}, {"KSM": "y"}, ""),
+    ],
+)
+def test_what_was_asked_is_compared_with_what_came_out(
+    linux: Path, ours: config.Symbols, users: config.Symbols, got: config.Symbols, says: str
+) -> None:
+    (linux / ".config").write_text(config.text(got))
+    notes: list[str] = []
+    if says:
+        with pytest.raises(UsageError, match=says):
+            config.check(linux, linux / ".config", ours, users, notes.append)
+    else:
+        config.check(linux, linux / ".config", ours, users, notes.append)
+    assert any("NEW_IN_THE_NEXT" in note for note in notes) == ("NEW_IN_THE_NEXT" in ours)
+
+
+@pytest.mark.parametrize("flavour", FLAVOURS)
+def test_the_fragments_are_explained_and_add_something(flavour: str) -> None:
+    (path,) = config.flavour_files([flavour])
+    symbols = config.read([path])
+    assert path.read_text().startswith("# ")
+    assert symbols
+    if flavour != "lean":
+        lean = config.read(config.flavour_files(["lean"]))
+        assert not {name for name, value in symbols.items() if lean.get(name) == value}, "lean has it already"
+
+
+@pytest.mark.parametrize(
+    ("text", "says"),
+    [
+        (KCONFIG, None),
+        (KCONFIG.replace("\tdef_bool y\n", '\tbool "chosen"\n\tdefault y\n', 1), None),
+        (KCONFIG.replace("\tdef_bool y\n", "\tdef_bool n\n", 1), "not in the form"),
+        ('config KSM\n\tbool "ksm"\n', "not in this source"),
+    ],
+)
+def test_the_rule_of_the_twin_fits_or_fails_loudly(linux: Path, text: str, says: str | None) -> None:
+    (linux / "mm/Kconfig").write_text(text)
+    if says:
+        with pytest.raises(UsageError, match=says):
+            twin.make_selectable(linux)
+        return
+    twin.make_selectable(linux)
+    after = (linux / "mm/Kconfig").read_text()
+    assert re.match(r'config USERFAULTFD_RWP\n\tbool ".*"\n\tdefault y\n', after)
+    assert after.endswith(KCONFIG.partition("default y\n")[2] or 'ksm"\n')
+
+
+def test_an_interrupted_build_leaves_no_make_behind_and_goes_on(linux: Path, tmp_path: Path) -> None:
+    fifo = tmp_path / "wait"
+    os.mkfifo(fifo)
+    makefile = (linux / "Makefile").read_text()
+    (linux / "Makefile").write_text(
+        makefile.replace("\t@echo '  CC", f"\t@echo $$$$ > {tmp_path}/pid; cat {fifo}\n\t@echo '  CC")
+    )
+    code = f"from kselftests_py.kernels import resolve; resolve('tree:{linux}')"
+    process = subprocess.Popen([sys.executable, "-c", code], stderr=subprocess.DEVNULL)
+    deadline = time.monotonic() + 60
+    while not ((tmp_path / "pid").exists() and (tmp_path / "pid").read_text()):
+        assert time.monotonic() < deadline, "make never came to compile"
+        time.sleep(0.02)
+    shell = int((tmp_path / "pid").read_text())
+    process.send_signal(signal.SIGINT)
+    assert process.wait(60) != 0
+    while Path(f"/proc/{shell}").exists():
+        assert time.monotonic() < deadline, "what make ran is still there"
+        time.sleep(0.02)
+    (linux / "Makefile").write_text(makefile)
+    built(f"tree:{linux}")
+
+
+def test_what_make_says_becomes_progress(linux: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(build, "_TOLD_EVERY", 1)
+    notes: list[str] = []
+    built(f"tree:{linux}", notes)
+    assert f"building tree:{linux}: 1 objects (mm/memory.o)" in notes

@@ -1,0 +1,206 @@
+"""Where a kernel's source comes from: the user's directory and repository are read, never written to."""
+
+from __future__ import annotations
+
+import hashlib
+import shutil
+from pathlib import Path
+
+import pytest
+from kernels_trees import commit_all, make_tree, user_git
+
+from kselftests_py.errors import HarnessError, UsageError
+from kselftests_py.kernels import source
+from kselftests_py.kernels.spec import FLAVOURS, BuildSpec, parse
+
+
+@pytest.fixture
+def linux(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setenv("KST_CACHE", str(tmp_path / "cache"))
+    return make_tree(tmp_path / "linux")
+
+
+def laid_out(spec: str, notes: list[str] | None = None) -> tuple[Path, str]:
+    """(the source of *spec*, laid out, the name of its git tree)."""
+    wanted = parse(spec)
+    assert isinstance(wanted, BuildSpec)
+    with source.opened(wanted, (notes if notes is not None else []).append) as workspace:
+        workspace.lay_out(workspace.base)
+        return workspace.src, workspace.git("rev-parse", "HEAD^{tree}")
+
+
+def contents(folder: Path) -> dict[str, str]:
+    """Everything below *folder*, with times, except that of git's objects: git itself marks those still in use."""
+    return {
+        str(path.relative_to(folder)): f"{'objects' in path.parts or path.lstat().st_mtime_ns} "
+        + hashlib.sha256(path.read_bytes()).hexdigest()
+        for path in folder.rglob("*")
+        if path.is_file()
+    }
+
+
+@pytest.mark.parametrize("kind", ["tree", "git", "tree in git"])
+def test_the_users_files_are_never_written_to(linux: Path, kind: str) -> None:
+    if "git" in kind:
+        commit_all(linux)
+    if kind.startswith("tree"):
+        (linux / "mm/new.c").write_text("new and not committed\n")
+        (linux / "mm/memory.o").write_text("ignored\n")
+    before = contents(linux)
+    src, _ = laid_out(f"{kind.split()[0]}:{linux}")
+    assert contents(linux) == before
+    kept = {name for name in before if not name.startswith(".git/") and not name.endswith(".o")}
+    assert {str(path.relative_to(src)) for path in src.rglob("*") if path.is_file()} == kept
+
+
+def test_a_tree_and_its_commit_are_the_same_source(linux: Path) -> None:
+    commit_all(linux)
+    assert laid_out(f"tree:{linux}")[1] == laid_out(f"git:{linux}")[1]
+
+
+def test_each_revision_is_what_it_was(linux: Path) -> None:
+    first = commit_all(linux)
+    (linux / "mm/memory.c").write_text("second\n")
+    commit_all(linux)
+    for revision, text in [("HEAD", "second"), (first[:12], "line 1"), ("HEAD~1", "line 1"), ("HEAD@{0}", "second")]:
+        src, _ = laid_out(f"git:{linux}@{revision}")
+        assert (src / "mm/memory.c").read_text().startswith(text), revision
+
+
+def test_between_two_states_only_what_differs_is_written(linux: Path) -> None:
+    commit_all(linux)
+    src, _ = laid_out(f"tree:{linux}")
+    before = contents(src)
+    (linux / "mm/memory.c").write_text("changed\n")
+    src, _ = laid_out(f"tree:{linux}")
+    after = contents(src)
+    assert {name for name in before if before[name] != after[name]} == {"mm/memory.c"}
+
+
+def test_what_was_left_in_the_middle_does_no_harm(linux: Path) -> None:
+    src, tree = laid_out(f"tree:{linux}")
+    (src / "mm/memory.c").unlink()
+    (src / "stray.o").write_text("x")
+    git_dir = src.parent / "git"
+    (git_dir / "index.lock").touch()
+    (git_dir / "index-of-theirs.lock").touch()
+    (git_dir / "rebase-apply").mkdir()
+    src, again = laid_out(f"tree:{linux}")
+    assert again == tree
+    assert (src / "mm/memory.c").exists()
+    assert not (src / "stray.o").exists()
+
+
+def test_uncommitted_changes_are_no_part_of_a_revision_and_this_is_said(linux: Path) -> None:
+    commit_all(linux)
+    (linux / "mm/memory.c").write_text("changed\n")
+    notes: list[str] = []
+    src, _ = laid_out(f"git:{linux}", notes)
+    assert (src / "mm/memory.c").read_text().startswith("line 1")
+    assert any("uncommitted changes" in note for note in notes)
+
+
+@pytest.mark.parametrize(
+    ("spec", "prepare", "says"),
+    [
+        ("tree:{0}/nowhere", None, "no such directory"),
+        ("git:{0}/nowhere", None, "no such directory"),
+        ("tree:{0}", lambda linux: (linux / "mm/Kconfig").unlink(), "is no kernel source"),
+        ("git:{0}", None, "tree:"),
+        ("git:{0}@v9.9", commit_all, "no revision 'v9.9'; git log"),
+        ("git:{0}@HEAD:Kconfig", commit_all, "no revision"),
+        ("git:{0}", lambda linux: ((linux / "Kconfig").unlink(), commit_all(linux)), "is no kernel source"),
+        ("tree:{0}", lambda linux: ((linux / ".gitignore").unlink(), (linux / ".config").touch()), "make mrproper"),
+    ],
+)  # fmt: skip
+def test_what_is_wrong_with_a_source_is_one_line(linux: Path, spec: str, prepare: object, says: str) -> None:
+    if callable(prepare):
+        prepare(linux)
+    with pytest.raises(UsageError, match=says) as raised:
+        laid_out(spec.format(linux))
+    assert "\n" not in str(raised.value)
+
+
+def test_a_shallow_clone(linux: Path, tmp_path: Path) -> None:
+    first = commit_all(linux)
+    (linux / "mm/memory.c").write_text("second\n")
+    commit_all(linux)
+    user_git(tmp_path, "clone", "-q", "--depth=1", f"file://{linux}", "shallow")
+    src, _ = laid_out(f"git:{tmp_path / 'shallow'}")
+    assert (src / "mm/memory.c").read_text() == "second\n"
+    with pytest.raises(UsageError, match="git fetch --unshallow"):
+        laid_out(f"git:{tmp_path / 'shallow'}@{first}")
+
+
+def test_a_cache_where_make_cannot_build(linux: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("KST_CACHE", str(tmp_path / "my cache"))
+    with pytest.raises(HarnessError, match="set KST_CACHE"):
+        laid_out(f"tree:{linux}")
+
+
+def test_without_git_one_line_says_so(linux: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PATH", "/nowhere")
+    with pytest.raises(HarnessError, match="install the package git"):
+        laid_out(f"tree:{linux}")
+
+
+def test_prune_takes_what_nobody_uses(linux: Path) -> None:
+    wanted = parse(f"tree:{linux}")
+    assert isinstance(wanted, BuildSpec)
+    with source.opened(wanted, lambda _: None) as workspace:
+        source.prune()
+        assert workspace.src.is_dir()
+    assert source.prune() > 0
+    assert not workspace.folder.exists()
+    shutil.rmtree(linux)
+
+
+def spec_of(kind: str, want: str, **parts: object) -> tuple[object, ...]:
+    values = {"revision": "HEAD", "series": (), "configs": (), "flavours": ("lean",)} | parts
+    return (kind, want, *values.values())
+
+
+@pytest.mark.parametrize(
+    ("spec", "meant"),
+    [
+        ("source:7.3", spec_of("source", "7.3")),
+        ("source:7.3+lean", spec_of("source", "7.3")),
+        ("source:7.3+allmm+debug", spec_of("source", "7.3", flavours=("lean", "debug", "allmm"))),
+        ("tree:/a+b/c", spec_of("tree", "/a+b/c")),
+        ("tree:/a+b+kasan", spec_of("tree", "/a+b", flavours=("lean", "kasan"))),
+        ("git:/a@v1", spec_of("git", "/a", revision="v1")),
+        ("git:/a@HEAD@{1}", spec_of("git", "/a", revision="HEAD@{1}")),
+        ("git:/a", spec_of("git", "/a")),
+        (
+            "git:/a@v1+series:/s+1/+series:msgid:x@y+config:/c",
+            spec_of("git", "/a", revision="v1", series=("/s+1", "msgid:x@y"), configs=(Path("/c"),)),
+        ),
+    ],
+)  # fmt: skip
+def test_each_form_of_a_kernel_to_build_is_read(spec: str, meant: object) -> None:
+    wanted = parse(spec)
+    assert isinstance(wanted, BuildSpec)
+    assert (wanted.kind, wanted.want, wanted.revision, wanted.series, wanted.configs, wanted.flavours) == meant
+
+
+@pytest.mark.parametrize(
+    ("spec", "says"),
+    [
+        ("source:", "accepted"),
+        ("source:seven", "is no series of kernels"),
+        ("source:7.3+kasam", "did you mean"),
+        ("source:7.3+nonsense", f"known: .*{FLAVOURS[-1]}"),
+        ("tree:/nowhere+kasam", "did you mean"),
+        ("source:7.3+series:", "names nothing"),
+        ("source:7.3+series:msgid:", "names nothing"),
+        ("source:7.3+config:", "names nothing"),
+        ("source:7.3+kasan+kcsan", "not both"),
+        ("git:/a@--output=x", "is no revision"),
+        ("gti:/a", "did you mean git:/a"),
+        ("/", "did you mean tree:/"),
+    ],
+)
+def test_what_is_wrong_with_a_spec_is_one_line(spec: str, says: str) -> None:
+    with pytest.raises(UsageError, match=says) as raised:
+        parse(spec)
+    assert "\n" not in str(raised.value)
