@@ -141,7 +141,7 @@ def compile_kernel(spec: str, src: Path, out: Path, name: str, progress: Progres
     known = counted.read_text() if counted.exists() else ""
     done = 0
     progress(f"building {spec}: {_jobs()} jobs" + ("" if shutil.which("ccache") else ", without ccache"))
-    with log.open("w") as file:
+    with log.open("w", buffering=1) as file:
 
         def watch(line: str) -> None:
             nonlocal done

@@ -212,6 +212,7 @@ def pytest_runtest_makereport(
     return report
 
 
+@pytest.hookimpl(trylast=True)  # fixtures of an interrupted test are torn down by then
 def pytest_sessionfinish(session: pytest.Session, exitstatus: int) -> None:
     if run := session.config.stash.get(RUN, None):
         run.finish(complete=exitstatus not in (pytest.ExitCode.INTERRUPTED, pytest.ExitCode.INTERNAL_ERROR))

@@ -7,6 +7,7 @@ from typing import Any, Literal
 
 import pytest
 
+from kselftests_py.errors import KstError
 from kselftests_py.lab import Capabilities, Lab, Subject
 from kselftests_py.pytest_plugin.keys import METRICS, RUN, STATION
 from kselftests_py.pytest_plugin.station import Station, Target
@@ -34,11 +35,20 @@ def _station(request: pytest.FixtureRequest, kernel: Target, profile: Literal["f
 
 
 def _subject(station: Station, control: str | None) -> Iterator[Subject]:
-    assert station.lab is not None
-    with station.lab.subject() as subject:
+    lab, channel = station.lab, station.channel
+    assert lab is not None
+    assert channel is not None
+    subject = lab.new_subject()
+    try:
         if control is not None:
             subject.control(control)
         yield subject
+    finally:
+        try:
+            subject.end()
+        except KstError:
+            if not channel.interrupted:  # after Ctrl-C the machine is about to go, subjects and all
+                raise
 
 
 @pytest.fixture

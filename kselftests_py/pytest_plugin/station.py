@@ -61,8 +61,11 @@ class GuardedChannel:
     def __init__(self, machine: Machine) -> None:
         self._machine, self._channel = machine, machine.channel()
         self.deadline = float("inf")
+        self.interrupted = False  # Ctrl-C came in the middle of a call: the channel is out of step for good
 
     def call(self, line: bytes, timeout: float) -> bytes:
+        if self.interrupted:
+            raise MachineLost(Loss.LOST, "the run was interrupted")
         left = self.deadline - time.monotonic()
         try:
             if left <= 0:
@@ -70,6 +73,9 @@ class GuardedChannel:
             return self._channel.call(line, min(timeout, left))
         except ChannelError as error:
             raise self._machine.diagnose(error) from error
+        except KeyboardInterrupt:
+            self.interrupted = True
+            raise
 
     def close(self) -> None:
         self._channel.close()
