@@ -85,10 +85,12 @@ def test_what_was_left_in_the_middle_does_no_harm(linux: Path) -> None:
     (git_dir / "index.lock").touch()
     (git_dir / "index-of-theirs.lock").touch()
     (git_dir / "rebase-apply").mkdir()
+    (src.parent / ".new-left").mkdir()
     src, again = laid_out(f"tree:{linux}")
     assert again == tree
     assert (src / "mm/memory.c").exists()
     assert not (src / "stray.o").exists()
+    assert not (src.parent / ".new-left").exists()
 
 
 def test_uncommitted_changes_are_no_part_of_a_revision_and_this_is_said(linux: Path) -> None:

@@ -165,3 +165,11 @@ def test_next(subject): pass
     _, folder = run_suite(tmp_path, cases, "--kst-timeout", "2")
     assert [record.outcome for record in folder.records()] == [Outcome.HANG, Outcome.PASS]
     assert "--timeout" in folder.records()[0].message
+
+
+def test_suite_without_a_kernel_is_refused_and_not_skipped(tmp_path: Path) -> None:
+    (tmp_path / "test_it.py").write_text("def test_it(subject): pass")
+    command = [sys.executable, "-m", "pytest", tmp_path]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False, cwd=tmp_path)
+    assert done.returncode == 2
+    assert "--kst-kernel SPEC" in done.stdout

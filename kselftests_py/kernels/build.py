@@ -8,7 +8,6 @@ import re
 import shutil
 import signal
 import subprocess
-import tempfile
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import replace
@@ -53,10 +52,10 @@ def resolve(wanted: BuildSpec, progress: Progress) -> KernelImage:
     compiler = _compiler()
     ours, users = config.read(config.flavour_files(wanted.flavours)), config.read(wanted.configs)
     symbols = config.text(ours | users)
-    with source.opened(wanted, progress) as workspace, tempfile.TemporaryDirectory(dir=workspace.folder) as scratch:
+    with source.opened(wanted, progress) as workspace, source.scratch(workspace.folder) as scratch:
         patches = []
         for number, each in enumerate(wanted.series):
-            folder = Path(scratch, str(number))
+            folder = scratch / str(number)
             folder.mkdir()
             patches.append((f"+series:{each}", series.collect(each, folder, progress)))
         provenance = workspace.provenance | {

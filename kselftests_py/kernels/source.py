@@ -52,9 +52,7 @@ class Workspace:
         return git.output(*arguments, cwd=self.src, env=self.env)
 
     def lay_out(self, commit: str) -> None:
-        """Make ``src`` exactly *commit*, whatever it was, and whatever was killed in the middle of changing it."""
-        shutil.rmtree(self.folder / "git" / "rebase-apply", ignore_errors=True)
-        (self.folder / "git" / "index.lock").unlink(missing_ok=True)
+        """Make ``src`` exactly *commit*, whatever it was."""
         self.git("reset", "--quiet", "--hard", commit)
         self.git("clean", "-ffdxq")
 
@@ -90,6 +88,7 @@ def opened(wanted: BuildSpec, progress: Callable[[str], None]) -> Iterator[Works
     folder = builds() / re.sub(r"[^A-Za-z0-9._-]", "_", name)
     folder.mkdir(exist_ok=True)
     with locked(folder, progress):
+        _sweep(folder)
         if not (folder / "git" / "HEAD").exists():
             git.output("init", "--quiet", "--bare", folder / "git", cwd=folder, env={"GIT_DIR": str(folder / "git")})
             git.output("config", "core.bare", "false", cwd=folder, env={"GIT_DIR": str(folder / "git")})
@@ -102,6 +101,21 @@ def opened(wanted: BuildSpec, progress: Callable[[str], None]) -> Iterator[Works
             yield Workspace(folder, base, {"repository": wanted.want, "commit": commit})
         else:
             yield Workspace(folder, _snapshot(folder, Path(wanted.want), progress), {"directory": wanted.want})
+
+
+def _sweep(folder: Path) -> None:
+    """Remove what a killed kst, or its git, was in the middle of."""
+    for left in [*folder.glob(".new-*"), folder / "git" / "rebase-apply"]:
+        shutil.rmtree(left, ignore_errors=True)
+    for lock in (folder / "git").glob("*.lock"):
+        lock.unlink()
+
+
+@contextlib.contextmanager
+def scratch(folder: Path) -> Iterator[Path]:
+    """A directory of the workspace *folder* for as long as it is needed."""
+    with tempfile.TemporaryDirectory(prefix=".new-", dir=folder) as temporary:
+        yield Path(temporary)
 
 
 @contextlib.contextmanager
@@ -143,14 +157,13 @@ def _imported(folder: Path, package: debian.Package, progress: Callable[[str], N
     src = folder / "src"
     shutil.rmtree(src)
     src.mkdir()
-    with tempfile.TemporaryDirectory(dir=folder) as temporary:
-        scratch = Path(temporary)
+    with scratch(folder) as temporary:
         with store.lock(progress) as root:
             progress(f"fetching {package.name} {package.version}, {package.size / 1e6:.0f} MB")
-            apt.download(root / "apt", [(package.name, package.version)], scratch)
+            apt.download(root / "apt", [(package.name, package.version)], temporary)
         progress(f"unpacking {package.name}")
-        _unpack(["dpkg-deb", "-x", str(next(scratch.glob("*.deb"))), str(scratch / "files")], package.name)
-        tarballs = list(scratch.glob("files/usr/src/linux-source-*.tar.*"))
+        _unpack(["dpkg-deb", "-x", str(next(temporary.glob("*.deb"))), str(temporary / "files")], package.name)
+        tarballs = list(temporary.glob("files/usr/src/linux-source-*.tar.*"))
         if len(tarballs) != 1:
             raise HarnessError(f"{package.name}: holds {len(tarballs)} source archives; its layout is not known here")
         _unpack(["tar", "-xf", str(tarballs[0]), "-C", str(src), "--strip-components=1"], package.name)
@@ -230,7 +243,6 @@ def _snapshot(folder: Path, theirs: Path, progress: Callable[[str], None]) -> st
         shutil.copyfile(lines[2], env["GIT_INDEX_FILE"])
     else:
         progress(f"looking at every file of {theirs}")
-    Path(env["GIT_INDEX_FILE"] + ".lock").unlink(missing_ok=True)
     quick = ("-c", "core.fsmonitor=false", "-c", "core.compression=1")
     git.output(*quick, "add", "--all", cwd=theirs, env=env)
     return _commit(folder, git.output("write-tree", cwd=theirs, env=env))

@@ -16,14 +16,22 @@ from kselftests_py.errors import KstError, UsageError
 from kselftests_py.machines.kernel_log import Splat
 from kselftests_py.machines.machine import MachineLost
 from kselftests_py.pytest_plugin import session
-from kselftests_py.pytest_plugin.fixtures import caps, exact_subject, kernel, kst_control, lab, record_metric, subject
+from kselftests_py.pytest_plugin.fixtures import (
+    caps,
+    exact_subject,
+    kst_control,
+    kst_target,
+    lab,
+    record_metric,
+    subject,
+)
 from kselftests_py.pytest_plugin.judge import check_log, record
 from kselftests_py.pytest_plugin.keys import ERRORS, REPORTS, RUN, STATION
 from kselftests_py.pytest_plugin.names import test_id
 from kselftests_py.pytest_plugin.station import Settings, Target
 from kselftests_py.results import Outcome, Record, RunFolder
 
-__all__ = ["caps", "exact_subject", "kernel", "kst_control", "lab", "record_metric", "subject"]
+__all__ = ["caps", "exact_subject", "kst_control", "kst_target", "lab", "record_metric", "subject"]
 
 _MARKS = (
     "needs(*names): capabilities of the kernel without which the test is skipped",
@@ -76,8 +84,8 @@ def pytest_sessionstart(session: pytest.Session) -> None:
 def _begin(config: pytest.Config) -> session.Run:
     option = config.option
     listener = session.Silent()
-    folder = RunFolder.create(option.kst_out)
     targets = session.targets(option.kst_kernel, option.kst_baseline, listener)
+    folder = RunFolder.create(option.kst_out)
     settings = Settings(option.kst_accel, option.kst_cpus, option.kst_memory, option.kst_timeout)
     options = {
         name[4:]: str(value) if isinstance(value, Path) else value
@@ -89,9 +97,11 @@ def _begin(config: pytest.Config) -> session.Run:
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     run = metafunc.config.stash.get(RUN, None)
-    if "kernel" in metafunc.fixturenames:
+    if "kst_target" in metafunc.fixturenames:
+        if run is None and not metafunc.config.option.collectonly:  # to list them, none is needed
+            raise pytest.UsageError("these tests need a kernel: give --kst-kernel SPEC, for example debian:7.3 or host")
         targets = run.bench.targets if run else []
-        metafunc.parametrize("kernel", targets, indirect=True, scope="session", ids=[one.label for one in targets])
+        metafunc.parametrize("kst_target", targets, indirect=True, scope="session", ids=[one.label for one in targets])
     if run and run.controls and "kst_control" in metafunc.fixturenames:
         names = [name for mark in metafunc.definition.iter_markers("control") for name in mark.args]
         if names:
@@ -100,7 +110,7 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
 
 def _target(item: pytest.Item) -> Target | None:
     spec = getattr(item, "callspec", None)
-    target = spec.params.get("kernel") if spec else None
+    target = spec.params.get("kst_target") if spec else None
     return target if isinstance(target, Target) else None
 
 

@@ -15,7 +15,7 @@ from kselftests_py.results import Metric
 
 
 @pytest.fixture(scope="session")
-def kernel(request: pytest.FixtureRequest) -> Target:
+def kst_target(request: pytest.FixtureRequest) -> Target:
     """The kernel under test; parametrized with every kernel of the run."""
     target: Target = request.param
     return target
@@ -28,8 +28,8 @@ def kst_control(request: pytest.FixtureRequest) -> str | None:
     return control
 
 
-def _station(request: pytest.FixtureRequest, kernel: Target, profile: Literal["functional", "exact"]) -> Station:
-    station = request.config.stash[RUN].bench.station(kernel, profile)
+def _station(request: pytest.FixtureRequest, target: Target, profile: Literal["functional", "exact"]) -> Station:
+    station = request.config.stash[RUN].bench.station(target, profile)
     request.node.stash[STATION] = station
     return station
 
@@ -52,30 +52,30 @@ def _subject(station: Station, control: str | None) -> Iterator[Subject]:
 
 
 @pytest.fixture
-def lab(request: pytest.FixtureRequest, kernel: Target) -> Lab:
+def lab(request: pytest.FixtureRequest, kst_target: Target) -> Lab:
     """The probe on the kernel under test, on a machine with several CPUs."""
-    found = _station(request, kernel, "functional").lab
+    found = _station(request, kst_target, "functional").lab
     assert found is not None
     return found
 
 
 @pytest.fixture
-def caps(kernel: Target, lab: Lab) -> Capabilities:
+def caps(kst_target: Target, lab: Lab) -> Capabilities:
     """What the kernel under test can do, probed in it."""
-    assert kernel.capabilities is not None
-    return kernel.capabilities
+    assert kst_target.capabilities is not None
+    return kst_target.capabilities
 
 
 @pytest.fixture
-def subject(request: pytest.FixtureRequest, kernel: Target, kst_control: str | None) -> Iterator[Subject]:
+def subject(request: pytest.FixtureRequest, kst_target: Target, kst_control: str | None) -> Iterator[Subject]:
     """A fresh process on the kernel under test; killed after the test."""
-    yield from _subject(_station(request, kernel, "functional"), kst_control)
+    yield from _subject(_station(request, kst_target, "functional"), kst_control)
 
 
 @pytest.fixture
-def exact_subject(request: pytest.FixtureRequest, kernel: Target, kst_control: str | None) -> Iterator[Subject]:
+def exact_subject(request: pytest.FixtureRequest, kst_target: Target, kst_control: str | None) -> Iterator[Subject]:
     """A fresh process where guest time is instructions retired (QEMU icount, one vCPU); ``clock="tsc"`` counts them."""
-    yield from _subject(_station(request, kernel, "exact"), kst_control)
+    yield from _subject(_station(request, kst_target, "exact"), kst_control)
 
 
 @pytest.fixture

@@ -96,6 +96,7 @@ def test_swapped_pages(subject: Subject) -> None:
     """
     region, uffd = track(subject, "anon", "rwp", "sync", pages=4)
     uffd.protect(region[:3])
+    subject.call(ops.settle(region.addr))  # a page that waits for its LRU list is not reclaimed
     region.madvise("PAGEOUT")
     swapped = region.pages_with(Page.SWAPPED)
     assert swapped == {0, 1, 2, 3}
