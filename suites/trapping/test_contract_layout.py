@@ -10,7 +10,7 @@ from dataclasses import replace
 
 import pytest
 
-from kselftests_py.lab import RWP, WRITE, Fault, Feature, Region, Subject, Uffd, ops
+from kselftests_py.lab import RWP, WRITE, Fault, Feature, Page, Region, Subject, Uffd, ops
 from kselftests_py.lab.cases import DISTINCT_KINDS, track
 
 pytestmark = pytest.mark.needs("rwp")
@@ -135,3 +135,30 @@ def test_mremap_without_event(subject: Subject, kind: str) -> None:
     assert subject.actor().touch("rmw", there, range(3), value=0).done
     assert uffd.events() == []
     assert there.changed_pages() == set()
+
+
+@contract("K1", "V3")
+@pytest.mark.needs("swap")
+@pytest.mark.control("skip_protect", "invert_marker")
+@pytest.mark.parametrize("how", ["fork", "mremap"])
+def test_swapped_pages_are_disarmed(subject: Subject, how: str) -> None:
+    """Without the event, armed pages that are swapped out lose their marker on the other side, and come in untrapped.
+
+    Source: copy_nonpresent_pte() in mm/memory.c; move_ptes() in mm/mremap.c; pte_swp_clear_uffd(); I2, I5.
+    """
+    region, uffd = track(subject, "anon", "rwp", "sync", pages=3)
+    uffd.protect(region[1:])
+    subject.call(ops.settle(region.addr))
+    region.madvise("PAGEOUT")
+    assert region.pages_with(Page.SWAPPED) == {0, 1, 2}
+    assert region.marked_pages() == {1, 2}
+    owner = subject.fork()[0] if how == "fork" else subject
+    there = replace(region, subject=owner) if how == "fork" else moved(subject, region, uffd)
+    assert there.marked_pages() == set()
+    assert owner.actor().touch("rmw", there, range(3), value=0).done
+    assert there.changed_pages() == set()
+    assert uffd.events() == []
+    if how == "fork":
+        owner.end()
+        assert region.marked_pages() == {1, 2}
+        assert subject.actor().read(region[1]).blocked
