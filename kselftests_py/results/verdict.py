@@ -61,7 +61,11 @@ def judge(records: Sequence[Record], manifest: Manifest) -> Verdict:
         why = "every test was skipped" if records else "no test ran"
         where = f" on {', '.join(untested)}" if untested else ""
         return Verdict("NOTHING TESTED", f"{why}{where}: that is not a pass", 3)
-    return Verdict("PASS", _sentence(succeeded, "passed or measured, none failed"), 0)
+    why = _sentence(succeeded, "passed or measured, none failed")
+    expected = [record for record in records if record.expected_failure]
+    if expected:
+        why += f"; {_sentence(expected, 'failed as their written findings say')}"
+    return Verdict("PASS", why, 0)
 
 
 def exit_code(records: Sequence[Record], manifest: Manifest) -> int:
