@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 from junitparser import JUnitXml
 
-from kselftests_py.results import Outcome, Record, RunFolder
+from kselftests_py.results import Outcome, Record, RunFolder, judge
 
 pytestmark = [pytest.mark.vm, pytest.mark.network]
 
@@ -102,3 +102,60 @@ def test_debian_kernel_of_the_old_package_layout(tmp_path: Path) -> None:
     assert done.returncode == 0, done.stdout[-3000:]
     [entry] = RunFolder.open(tmp_path / "run").manifest().kernels
     assert entry.release.startswith("6.12.")
+
+
+LOSSES = """
+import pytest
+from kselftests_py.pytest_plugin.keys import RUN
+
+@pytest.fixture
+def machine(request, kst_target, subject):
+    return request.config.stash[RUN].bench.station(kst_target, "functional").machine
+
+def test_panics(machine, subject):
+    with pytest.raises(Exception):
+        machine.run("echo c > /proc/sysrq-trigger", 20)
+    subject.proc_read("stat")
+
+def test_after_the_panic(subject):
+    assert "VmFlags" in subject.proc_read("smaps")
+
+def test_hangs(machine, subject):
+    machine.run("kill -STOP $(pidof agent)", 20)
+    subject.proc_read("stat")
+
+def test_after_the_hang(subject):
+    assert "VmFlags" in subject.proc_read("smaps")
+
+def test_warns(machine, subject):
+    machine.run("echo 'WARNING: CPU: 0 PID: 1 at mm/x.c:1' > /dev/kmsg", 20)
+
+def test_oopses_and_taints(machine, subject):
+    machine.run("echo 'BUG: unable to handle page fault for address: 0' > /dev/kmsg", 20)
+"""
+
+
+def test_crash_and_hang_are_told_apart_and_the_run_goes_on(tmp_path: Path) -> None:
+    """Really in a guest: after CRASH and HANG the machine is booted again and the next test runs."""
+    suite = tmp_path / "losses"
+    suite.mkdir()
+    (suite / "test_losses.py").write_text(LOSSES)
+    (suite / "pytest.ini").write_text("[pytest]\n")
+    command = [sys.executable, "-m", "pytest", suite, "--kst-kernel", "debian:7.3", "--kst-out", tmp_path / "run"]
+    command += ["--kst-timeout", "30"]
+    done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=1800)
+    folder = RunFolder.open(tmp_path / "run")
+    outcomes = {record.id.partition("::test_")[2]: record.outcome for record in folder.records()}
+    assert outcomes == {
+        "panics": Outcome.CRASH,
+        "after_the_panic": Outcome.PASS,
+        "hangs": Outcome.HANG,
+        "after_the_hang": Outcome.PASS,
+        "warns": Outcome.CRASH,
+        "oopses_and_taints": Outcome.CRASH,
+    }, done.stdout[-3000:]
+    panic = folder.records()[0]
+    assert "sysrq triggered crash" in panic.message
+    assert "Call Trace" in panic.log
+    assert judge(folder.records(), folder.manifest()).exit_code == 1
+    assert len(list((folder.path / "console").iterdir())) == 4

@@ -30,7 +30,7 @@ _TOOLS = {
     "xz": "xz-utils",
     "/usr/include/libelf.h": "libelf-dev",
 }
-_STEP = re.compile(r"  (?:CC|AS|LD|AR)(?: \[M\])?\s+(?P<object>\S+)")
+_STEP = re.compile(r"  (?:CC|AS)(?: \[M\])?\s+(?P<object>\S+)")
 _TOLD_EVERY = 100  # objects
 _FULL = "No space left on device"
 # What would make two builds of the same source differ.

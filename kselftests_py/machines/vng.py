@@ -155,9 +155,11 @@ class VngGuest:
         self._boot = boot = boot_root(self._image, self._agent, self._note)
         command = [*_leash(), *vng_command(self._image, boot, self._options)]
         self._console = self._consoles()
+        # vng finds virtme-run in PATH, and a virtual environment need not be activated.
+        env = {**os.environ, "PATH": f"{Path(_vng()).parent}:{os.environ.get('PATH', os.defpath)}"}
         with self._console.open("ab") as console:
             self._process = subprocess.Popen(
-                command, stdin=subprocess.DEVNULL, stdout=console, stderr=console, start_new_session=True
+                command, stdin=subprocess.DEVNULL, stdout=console, stderr=console, env=env, start_new_session=True
             )
         self._await_console(_SSHD_UP, deadline)
         qemu = self._qemu()
