@@ -14,7 +14,7 @@ import os
 import shutil
 import subprocess
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -27,8 +27,9 @@ from kselftests_py.kernels.packages import download_closure
 from kselftests_py.machines.keys import RunKeys
 from kselftests_py.paths import cache_dir, data_dir
 
-# The NIC's driver. Everything else a guest needs before its first job is loaded by vng's own initramfs.
-_MODULES = ("virtio_net",)
+_NIC = "virtio_net"
+# What a guest may load: vng's own initramfs takes the file systems and virtio, the start script the NIC's driver.
+_MODULES = ("9p", "9pnet_virtio", "virtiofs", "virtio_pci", "virtio_mmio", "virtio_console", "overlay", _NIC)
 _DIRECTORIES = (
     *("bin", "dev", "etc", "home", "kst", "lib64", "opt", "proc", "root", "run"),
     *("sbin", "srv", "sys", "tmp", "usr/bin", "usr/sbin", "var"),
@@ -146,36 +147,56 @@ class BootRoot:
         shutil.rmtree(self.path, ignore_errors=True)
 
 
-def _put_kernel(image: KernelImage, tree: Path) -> None:
-    (tree / "lib" / "modules").mkdir(parents=True)
-    (tree / "vmlinuz").symlink_to(image.vmlinuz.resolve())
-    if image.modules is not None:
-        (tree / "lib" / "modules" / image.release).symlink_to(image.modules.resolve())
+def _show_depends(tree: Path, release: str, name: str) -> list[Path]:
+    """The files to insmod for module *name* of the tree, dependencies first; none when it is built in or not there."""
+    command = ["modprobe", "-d", str(tree), "-S", release, "--show-depends", name]
+    shown = subprocess.run(command, capture_output=True, text=True, check=False).stdout.splitlines()
+    return [Path(line.split()[1]) for line in shown if line.startswith("insmod ")]
 
 
-def _module_files(tree: Path, release: str) -> Iterator[Path]:
-    """The files to insmod for ``_MODULES``, dependencies first; none when they are built in."""
-    for name in _MODULES:
-        command = ["modprobe", "-d", str(tree), "-S", release, "--show-depends", name]
-        shown = subprocess.run(command, capture_output=True, text=True, check=False)
-        for line in shown.stdout.splitlines():
-            if line.startswith("insmod "):
-                yield Path(line.split()[1])
+def _unpack_module(source: Path, folder: Path) -> None:
+    name = source.name.removesuffix(".xz").removesuffix(".zst")
+    if source.suffix == ".xz":
+        (folder / name).write_bytes(lzma.decompress(source.read_bytes()))
+    elif source.suffix == ".zst":
+        subprocess.run(["zstd", "-qdf", source, "-o", folder / name], check=True)
+    else:
+        shutil.copyfile(source, folder / name)
+
+
+def _module_tree(image: KernelImage) -> Path:
+    """A tree with ``lib/modules/<release>`` that holds just what a guest loads, unpacked: without KVM a guest takes
+    half a second to unpack them itself. Made once for each kernel."""
+    key = hashlib.sha256(f"{image.digest} {_MODULES}".encode()).hexdigest()[:24]
+    final = cache_dir() / "guest-modules" / key
+    final.parent.mkdir(parents=True, exist_ok=True)
+    with FileLock(f"{final}.lock"):
+        if not final.is_dir():
+            with tempfile.TemporaryDirectory(dir=final.parent) as scratch:
+                whole, small = Path(scratch) / "whole", Path(scratch) / "small"
+                folder = small / "lib" / "modules" / image.release
+                (folder / "kernel").mkdir(parents=True)
+                (whole / "lib" / "modules").mkdir(parents=True)
+                if image.modules is not None:
+                    (whole / "lib" / "modules" / image.release).symlink_to(image.modules.resolve())
+                    for name in ("modules.builtin", "modules.builtin.modinfo", "modules.order"):
+                        if (image.modules / name).exists():
+                            shutil.copyfile(image.modules / name, folder / name)
+                    for name in _MODULES:
+                        for source in _show_depends(whole, image.release, name):
+                            _unpack_module(source, folder / "kernel")
+                    subprocess.run(["depmod", "-b", small, image.release], check=True, capture_output=True)
+                small.rename(final)
+    return final
 
 
 def _put_modules(tree: Path, release: str, target: Path) -> None:
+    """The NIC's driver, for the guest's start script."""
     target.mkdir()
-    order = []
-    for path in _module_files(tree, release):
-        name = path.name.removesuffix(".xz").removesuffix(".zst")
-        if path.suffix == ".xz":
-            (target / name).write_bytes(lzma.decompress(path.read_bytes()))
-        elif path.suffix == ".zst":
-            subprocess.run(["zstd", "-qdf", path, "-o", target / name], check=True)
-        else:
-            shutil.copyfile(path, target / name)
-        order.append(name)
-    (target / "order").write_text("\n".join(order) + "\n")
+    files = _show_depends(tree, release, _NIC)
+    for source in files:
+        shutil.copyfile(source, target / source.name)
+    (target / "order").write_text("".join(f"{source.name}\n" for source in files))
 
 
 def _remove_stale(boots: Path) -> None:
@@ -199,6 +220,10 @@ def boot_root(image: KernelImage, agent: Path, progress: Callable[[str], None]) 
     shutil.copyfile(data_dir("vm_images") / "guest_root" / "start.sh", share / "start.sh")
     for program in ("agent", "start.sh"):
         (share / program).chmod(0o755)
-    _put_kernel(image, path / "kernel")
-    _put_modules(path / "kernel", image.release, share / "modules")
+    modules = _module_tree(image)
+    (path / "kernel" / "lib").mkdir(parents=True)
+    (path / "kernel" / "vmlinuz").symlink_to(image.vmlinuz.resolve())
+    if image.modules is not None:
+        (path / "kernel" / "lib" / "modules").symlink_to(modules / "lib" / "modules")
+    _put_modules(modules, image.release, share / "modules")
     return BootRoot(path, RunKeys.make(share), _digest_file(base).read_text())
