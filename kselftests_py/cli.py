@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import re
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -13,7 +14,7 @@ import msgspec
 from rich.console import Console
 
 from kselftests_py import doctor, kernels, reports, run, selftest
-from kselftests_py.errors import KstError
+from kselftests_py.errors import KstError, UsageError
 from kselftests_py.reports.terminal import TerminalView
 from kselftests_py.results import RunFolder, judge
 from kselftests_py.results.verdict import counts
@@ -120,6 +121,8 @@ def run_command(
       host                                       the running kernel, no VM
       ssh:USER@HOST[:PORT]                       a running machine
     """
+    if not re.fullmatch(r"[1-9]\d*[KMGkmg]?", memory):
+        raise UsageError(f"--memory {memory}: give a number with K, M or G, for example 1G")
     view = TerminalView(Console(stderr=as_json))
     options = run.Options(
         kernel_specs, baseline, suites, expression, accel, mode, cpus, memory, out, timeout, not keep_going, controls

@@ -29,11 +29,12 @@ def kst(*arguments: str | Path) -> Result:
         (["--kernel", "host", "--suite", "trappin"], 2, "did you mean 'trapping'?"),
         (["--kernel", "host", "--suite", "zzz"], 2, "there are: eviction, idle, latency, trapping"),
         (["--kernel", "host", "--baseline", "host"], 2, "are the same kernel"),
-        (["--kernel", "ssh:nobody@127.0.0.1:1", "--suite", "idle"], 125, "no SSH connection"),
+        (["--kernel", "ssh:nobody@127.0.0.1:1", "--suite", "idle"], 3, "no SSH connection"),
+        (["--kernel", "host", "--memory", "3x"], 2, "--memory"),
         ([*QUICK, "--out", "/proc/no/such"], 3, "/proc/no/such"),
         ([*QUICK, "-k", "no_such_test"], 3, "no test ran"),
     ],
-    ids=["spec", "no-file", "typo", "no-suite", "same", "ssh", "out", "nothing"],
+    ids=["spec", "no-file", "typo", "no-suite", "same", "ssh", "memory", "out", "nothing"],
 )
 def test_one_line_and_the_exit_code(
     arguments: list[str], code: int, told: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch

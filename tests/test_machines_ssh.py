@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from kselftests_py.errors import BootError
+from kselftests_py.errors import HarnessError
 from kselftests_py.kernels import RunningKernel, resolve
 from kselftests_py.lab import Lab
 from kselftests_py.lab.build import agent
@@ -90,10 +90,10 @@ def test_unknown_host_key_and_wrong_key_are_refused_in_one_line(sshd: RunningKer
     known, key = (Path(os.environ["HOME"]) / ".ssh" / name for name in ("known_hosts", "id_ed25519"))
     trusted = known.read_text()
     known.write_text("")
-    with pytest.raises(BootError, match="no SSH connection") as caught:
+    with pytest.raises(HarnessError, match="no SSH connection") as caught:
         SshHost(sshd, agent()).start()
     assert "\n" not in str(caught.value)
     known.write_text(trusted)
     key.unlink()
-    with pytest.raises(BootError, match="no SSH connection"):
+    with pytest.raises(HarnessError, match="no SSH connection"):
         SshHost(sshd, agent()).start()

@@ -57,7 +57,11 @@ class Machine(Protocol):
     """One kernel, running."""
 
     def start(self) -> MachineInfo:
-        """Bring it up to the probe's first reply; :raises BootError: it did not come up."""
+        """Bring it up to the probe's first reply.
+
+        :raises BootError: the kernel did not come up.
+        :raises HarnessError: the machine cannot be reached.
+        """
         ...
 
     def channel(self) -> Channel:

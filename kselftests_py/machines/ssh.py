@@ -11,7 +11,7 @@ from pathlib import Path
 
 import paramiko
 
-from kselftests_py.errors import BootError, HarnessError
+from kselftests_py.errors import HarnessError
 from kselftests_py.kernels import RunningKernel
 from kselftests_py.lab.channel import MAX_REPLY, Channel, ChannelGarbage, ChannelLost, ChannelTimeout
 from kselftests_py.machines.machine import Loss, MachineInfo, MachineLost
@@ -151,7 +151,7 @@ class SshHost:
             )
         except (OSError, paramiko.SSHException) as error:
             client.close()
-            raise BootError(f"{where}: no SSH connection ({error}); does 'ssh {where[4:]} true' work?") from None
+            raise HarnessError(f"{where}: no SSH connection ({error}); does 'ssh {where[4:]} true' work?") from None
         transport = client.get_transport()
         assert transport is not None  # connect() succeeded
         self._client, self._connection = client, SshConnection(transport)
