@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import os
 import re
+import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from debian.debian_support import Version
 from probe_agent import PROBE
+
+from kselftests_py.kernels import apt, store
 
 
 @pytest.fixture
@@ -59,3 +63,16 @@ def test_difference_is_found(uapi_check, tmp_path: Path) -> None:  # type: ignor
     assert wrong["UFFD_EVENT_FORK"] == (0x13, 0x14)
     assert wrong["sizeof uffdio_range"] == (16, 24)
     assert wrong["offsetof uffdio_range.len"] == (8, 16)
+
+
+@pytest.mark.network
+def test_everything_agrees_with_the_headers_of_debians_newest_kernel(uapi_check, tmp_path: Path) -> None:  # type: ignore[no-untyped-def]
+    """linux-libc-dev of the newest kernel on the mirror (7.3 or later: it has RWP): nothing is left unchecked."""
+    with store.lock(print) as root:
+        apt.refresh(root / "apt", print)
+        versions = [package["Version"] for package in apt.show(root / "apt", ["linux-libc-dev"])]
+        newest = max(versions, key=Version)
+        [deb] = apt.download(root / "apt", [("linux-libc-dev", newest)], tmp_path)
+    subprocess.run(["dpkg-deb", "-x", deb, tmp_path / "headers"], check=True)
+    result = uapi_check.compare(tmp_path / "headers" / "usr" / "include")
+    assert (result.wrong, result.absent) == ({}, []), newest
