@@ -173,3 +173,19 @@ def test_suite_without_a_kernel_is_refused_and_not_skipped(tmp_path: Path) -> No
     done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False, cwd=tmp_path)
     assert done.returncode == 2
     assert "--kst-kernel SPEC" in done.stdout
+
+
+def test_reply_that_is_none_costs_one_test_and_a_new_start(tmp_path: Path) -> None:
+    cases = """
+import pytest
+from kselftests_py.pytest_plugin.keys import RUN
+def test_garbage(request, kst_target, subject, monkeypatch):
+    channel = request.config.stash[RUN].bench.station(kst_target, "functional").channel
+    monkeypatch.setattr(channel, "call", lambda line, timeout: b"\\x1b[31m not JSON \\xff")
+    subject.proc_read("stat")
+def test_next(subject): assert "VmFlags" in subject.proc_read("smaps")
+"""
+    _, folder = run_suite(tmp_path, cases)
+    assert [record.outcome for record in folder.records()] == [Outcome.MISS, Outcome.PASS]
+    assert "not of the protocol" in folder.records()[0].message
+    assert "\x1b" not in folder.records()[0].message

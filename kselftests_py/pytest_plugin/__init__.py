@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 
 from kselftests_py.errors import KstError, UsageError
+from kselftests_py.lab.channel import ChannelError
 from kselftests_py.machines.kernel_log import Splat
 from kselftests_py.machines.machine import MachineLost
 from kselftests_py.pytest_plugin import session
@@ -189,7 +190,8 @@ def _look_at_kernel(item: pytest.Item, run: session.Run) -> Splat | None:
 def _settle(item: pytest.Item, run: session.Run, made: Record) -> None:
     """After a crash, a hang or a loss nothing that the machine says is worth anything: the next test boots it again."""
     station = item.stash.get(STATION, None)
-    lost = any(isinstance(one, MachineLost) for one in item.stash.get(ERRORS, []))
+    # A reply that is none leaves the channel out of step: as good as lost.
+    lost = any(isinstance(one, (MachineLost, ChannelError)) for one in item.stash.get(ERRORS, []))
     crashed = made.outcome in (Outcome.CRASH, Outcome.HANG) or made.message.startswith("control break_log")
     if station is not None and (crashed or lost):
         run.bench.lost(station)
