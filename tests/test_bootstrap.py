@@ -7,6 +7,7 @@ import shutil
 import signal
 import stat
 import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -334,7 +335,7 @@ def test_a_killed_set_up_is_made_anew(checkout: Checkout) -> None:
 )
 def test_script_and_doctor_agree_on_every_kind_of_check(checkout: Checkout, check: str) -> None:
     (checkout.bin / "python3").unlink()
-    (checkout.bin / "python3").symlink_to(shutil.which("python3") or "/nonexistent")
+    (checkout.bin / "python3").symlink_to(Path(sys.executable).resolve())  # PATH may hold a version manager's shim
     (checkout.state / "uid").write_text("1000\n")
     checkout.list.write_text(f"thing  required  {check}  x\nsentinel  required  no-such-sentinel  x\n")
     status, _, err = checkout.run()
