@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from kselftests_py.machines.kernel_log import MAX_EXCERPT, clean, find_splat
+from kselftests_py.machines.kernel_log import MAX_EXCERPT, clean, find_splat, lost_code_patch
 
 
 @pytest.mark.parametrize(
@@ -61,3 +61,8 @@ def test_excerpt_is_bounded() -> None:
 
 def test_console_bytes_become_safe_text() -> None:
     assert clean(b"a\x1b[2J\x00\xff\r\nb\rc") == "a?[2J?�\nb\nc"
+
+
+def test_lost_code_patch_is_told_from_other_oopses() -> None:
+    assert lost_code_patch("[    2.027569] Oops: int3: 0000 [#1] SMP NOPTI\n")
+    assert not lost_code_patch("[    2.027569] Oops: 0002 [#1] SMP NOPTI\nKernel panic - not syncing: Fatal exception")

@@ -21,7 +21,7 @@ from kselftests_py.errors import BootError, HarnessError
 from kselftests_py.kernels import KernelImage
 from kselftests_py.lab.channel import Channel, ChannelGarbage, ChannelLost, ChannelTimeout
 from kselftests_py.machines.guest_root import BootRoot, boot_root
-from kselftests_py.machines.kernel_log import clean, find_splat
+from kselftests_py.machines.kernel_log import clean, find_splat, lost_code_patch
 from kselftests_py.machines.keys import RunKeys
 from kselftests_py.machines.machine import BootPanic, Loss, MachineInfo, MachineLost, NeverUp
 from kselftests_py.machines.ssh import SshChannel, SshConnection
@@ -29,7 +29,7 @@ from kselftests_py.machines.ssh import SshChannel, SshConnection
 _SSHD_UP = "kst: sshd"
 _SILENT = 20.0  # seconds without a byte on the console, before the guest is up: frozen
 _PROBE_UP = 20.0  # seconds for the probe's first reply, once SSH works
-_ATTEMPTS = 3  # boots, when QEMU freezes: see _boot_once()
+_ATTEMPTS = 3  # boots, when QEMU is to blame: see _NotTheKernel
 _TAIL = 262_144  # bytes of the console read back for a diagnosis
 
 
@@ -44,8 +44,8 @@ class GuestOptions:
     boot_timeout: float = 120.0
 
 
-class _Frozen(Exception):
-    """QEMU runs and the guest does nothing: the environment's failure, not the kernel's."""
+class _NotTheKernel(Exception):
+    """The boot failed by the environment's fault: QEMU runs and the guest does nothing, or TCG lost a code patch."""
 
 
 @functools.cache
@@ -140,14 +140,18 @@ class VngGuest:
         for attempt in range(1, _ATTEMPTS + 1):
             try:
                 return self._boot_once()
-            except _Frozen as frozen:
+            except _NotTheKernel as failure:
                 self.stop()
-                why = str(frozen)
-                self._note(f"{self._image.label}: boot {attempt} of {_ATTEMPTS} froze ({frozen})")
+                why = str(failure)
+                self._note(
+                    f"{self._image.label}: boot {attempt} of {_ATTEMPTS} failed by no fault of the kernel: {why}"
+                )
             except BaseException:
                 self.stop()
                 raise
-        raise NeverUp(f"{self._image.spec}: {_ATTEMPTS} boots froze; the last: {why} (console: {self._console})")
+        raise NeverUp(
+            f"{self._image.spec}: {_ATTEMPTS} boots failed in QEMU; the last: {why} (console: {self._console})"
+        )
 
     def _boot_once(self) -> MachineInfo:
         began = time.monotonic()
@@ -188,12 +192,14 @@ class VngGuest:
         while mark not in (text := self._text()):
             if "Kernel panic - not syncing" in text or self._process.poll() is not None:
                 self._wait_exit(5)
+                if self._tripped_by_tcg():
+                    raise _NotTheKernel("TCG ran stale code: Oops: int3")
                 raise self._boot_failure()
             now, new_size = time.monotonic(), self._console.stat().st_size
             if new_size != size:
                 size, heard = new_size, now
             elif now - heard > _SILENT and re.search(r"\[ +\d+\.\d+\]", text):
-                raise _Frozen(f"console silent for {_SILENT:.0f} s while waiting for '{mark}'")
+                raise _NotTheKernel(f"console silent for {_SILENT:.0f} s while waiting for '{mark}'")
             if now > deadline:
                 last = text.rstrip().rpartition("\n")[2][:200]
                 raise NeverUp(
@@ -201,6 +207,9 @@ class VngGuest:
                     f"its last line: {last} (console: {self._console})"
                 )
             time.sleep(0.05)
+
+    def _tripped_by_tcg(self) -> bool:
+        return self._options.accelerator == "tcg" and not self._options.exact and lost_code_patch(self._text())
 
     def _boot_failure(self) -> BootError:
         text = self._text()
@@ -261,6 +270,10 @@ class VngGuest:
         ended = self._wait_exit(5)
         splat = find_splat(self._text().splitlines())
         label = self._image.label
+        if splat and self._tripped_by_tcg():
+            return MachineLost(
+                Loss.LOST, f"{label}: TCG ran stale code, the kernel is not to blame: {splat.line}", splat.excerpt
+            )
         if splat and splat.kind == "panic":
             return MachineLost(Loss.PANIC, f"{label}: {splat.line}", splat.excerpt)
         if ended:
