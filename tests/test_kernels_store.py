@@ -8,6 +8,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -119,10 +120,12 @@ def test_a_killed_download_leaves_nothing_half_made(kernels_mirror: Mirror, tmp_
     kernels_mirror.mode = "stall"
     process = start(RESOLVE, "debian:7.3")
     assert kernels_mirror.stalled.wait(60), "the download never began"
-    children = psutil.Process(process.pid).children(recursive=True)
+    # psutil compares start times and may leave out a child for a moment, so its list is awaited too.
+    deadline = time.monotonic() + 20
+    while not (children := psutil.Process(process.pid).children(recursive=True)):
+        assert time.monotonic() < deadline, "no process of apt seen although it asked the mirror"
     process.send_signal(signal.SIGKILL)
     process.communicate()
-    assert children
     _, alive = psutil.wait_procs(children, timeout=20)
     assert not alive, "apt outlives a killed kst"
     assert list_images() == []

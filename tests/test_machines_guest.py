@@ -108,7 +108,10 @@ def test_two_guests_at_once_do_not_disturb_each_other(make_guest: MakeGuest) -> 
 
 def test_guest_listens_on_loopback_only(make_guest: MakeGuest) -> None:
     make_guest().start()
-    [qemu] = qemus_of_this_process()
+    deadline = time.monotonic() + 20
+    while not (found := qemus_of_this_process()):  # psutil may leave out a child for a moment
+        assert time.monotonic() < deadline, "no QEMU seen"
+    [qemu] = found
     listening = [one.laddr.ip for one in qemu.net_connections(kind="inet") if one.status == psutil.CONN_LISTEN]
     assert listening == ["127.0.0.1"]
 

@@ -40,8 +40,13 @@ def running(tmp_path: Path) -> Iterator[tuple[subprocess.Popen[str], Path, list[
     process = kst(tmp_path / "run")
     results = tmp_path / "run" / "results.jsonl"
     wait_for("three records", BOUND, lambda: results.exists() and results.read_bytes().count(b"\n") >= 3)
-    below = psutil.Process(process.pid).children(recursive=True)
-    assert any(one.name().startswith("qemu-system") for one in below)
+    below: list[psutil.Process] = []
+
+    def qemu_is_seen() -> bool:  # psutil may leave out a child for a moment
+        below[:] = psutil.Process(process.pid).children(recursive=True)
+        return any(one.name().startswith("qemu-system") for one in below)
+
+    wait_for("QEMU among the processes of the run", 20, qemu_is_seen)
     yield process, tmp_path / "run", below
     if process.poll() is None:
         process.kill()

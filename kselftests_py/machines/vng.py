@@ -227,9 +227,12 @@ class VngGuest:
 
     def _qemu(self) -> psutil.Process:
         assert self._process is not None
-        for child in psutil.Process(self._process.pid).children(recursive=True):
-            if child.name().startswith("qemu-system"):
-                return child
+        deadline = time.monotonic() + 5
+        while self._process.poll() is None and time.monotonic() < deadline:
+            for child in psutil.Process(self._process.pid).children(recursive=True):
+                if child.name().startswith("qemu-system"):
+                    return child
+            time.sleep(0.05)  # psutil compares start times and may leave out a child for a moment
         raise NeverUp(f"{self._image.spec}: the guest spoke and QEMU is gone (console: {self._console})")
 
     def _connect(self, qemu: psutil.Process, keys: RunKeys, deadline: float) -> SshConnection:
