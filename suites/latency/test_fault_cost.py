@@ -9,7 +9,7 @@ IPIs); wall mode counts nanoseconds. Source: Documentation/admin-guide/mm/userfa
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple
 
 import pytest
 
@@ -27,14 +27,20 @@ NEEDS = {
 }
 
 
+class Cell(NamedTuple):
+    """One cell of the matrix."""
+
+    protection: str
+    delivery: str
+    kind: str
+    access: str
+
+
 def _cells(*trapped: tuple[str, str]) -> list[Any]:
     """Every delivery and kind of the (protection, access) pairs in *trapped*."""
     return [
         pytest.param(
-            protection,
-            delivery,
-            kind,
-            access,
+            Cell(protection, delivery, kind, access),
             marks=pytest.mark.needs(*NEEDS[protection, delivery]),
             id=f"{protection}-{delivery}-{kind}-{access}",
         )
@@ -54,7 +60,7 @@ PAGES = 64
 def _measure(
     subject: Subject,
     record_metric: Callable[..., None],
-    cell: tuple[str, str, str, str],
+    cell: Cell,
     mode: str,
 ) -> tuple[float, FaultLatency]:
     """Measure and record one cell of the matrix; returns its median cost, and what the probe said."""
@@ -84,70 +90,58 @@ def _measure(
 
 
 @pytest.mark.control("skip_protect")
-@pytest.mark.parametrize(("protection", "delivery", "kind", "access"), TRAPPED)
+@pytest.mark.parametrize("cell", TRAPPED)
 def test_fault_cost_in_instructions(
     exact_subject: Subject,
     record_metric: Callable[..., None],
-    protection: str,
-    delivery: str,
-    kind: str,
-    access: str,
+    cell: Cell,
 ) -> None:
     """Instructions of one access to a protected page, under QEMU icount: the same number on any machine.
 
     Every such access is trapped, so it costs more than an access to a page that is not protected (I3).
     """
-    cost, found = _measure(exact_subject, record_metric, (protection, delivery, kind, access), "exact")
+    cost, found = _measure(exact_subject, record_metric, cell, "exact")
     assert cost > 0
-    assert found.faults == (PAGES * ROUNDS["sync"] if delivery == "sync" else 0)
+    assert found.faults == (PAGES * ROUNDS["sync"] if cell.delivery == "sync" else 0)
 
 
 @pytest.mark.wall
-@pytest.mark.parametrize(("protection", "delivery", "kind", "access"), TRAPPED)
+@pytest.mark.parametrize("cell", TRAPPED)
 def test_fault_cost_in_nanoseconds(
     subject: Subject,
     record_metric: Callable[..., None],
-    protection: str,
-    delivery: str,
-    kind: str,
-    access: str,
+    cell: Cell,
 ) -> None:
     """Nanoseconds (CLOCK_MONOTONIC_RAW) of one access to a protected page; under TCG only ratios mean anything.
 
     No control: a machine's speed decides no verdict. That each access is trapped is asserted in exact mode.
     """
-    _, found = _measure(subject, record_metric, (protection, delivery, kind, access), "wall")
-    assert found.faults == (PAGES * ROUNDS["sync"] if delivery == "sync" else 0)
+    _, found = _measure(subject, record_metric, cell, "wall")
+    assert found.faults == (PAGES * ROUNDS["sync"] if cell.delivery == "sync" else 0)
 
 
-@pytest.mark.parametrize(("protection", "delivery", "kind", "access"), FREE)
+@pytest.mark.parametrize("cell", FREE)
 def test_read_cost_under_wp_in_instructions(
     exact_subject: Subject,
     record_metric: Callable[..., None],
-    protection: str,
-    delivery: str,
-    kind: str,
-    access: str,
+    cell: Cell,
 ) -> None:
     """A read of a write-protected page costs not one instruction more than one of a page that is not: no trap.
 
     This is what RWP's reads are compared with. No control: none of them makes a loop of the probe trap more.
     """
-    cost, found = _measure(exact_subject, record_metric, (protection, delivery, kind, access), "exact")
+    cost, found = _measure(exact_subject, record_metric, cell, "exact")
     assert cost == 0
     assert found.faults == 0
 
 
 @pytest.mark.wall
-@pytest.mark.parametrize(("protection", "delivery", "kind", "access"), FREE)
+@pytest.mark.parametrize("cell", FREE)
 def test_read_cost_under_wp_in_nanoseconds(
     subject: Subject,
     record_metric: Callable[..., None],
-    protection: str,
-    delivery: str,
-    kind: str,
-    access: str,
+    cell: Cell,
 ) -> None:
     """Nanoseconds of a read of a write-protected page, which is not trapped; under TCG only ratios mean anything."""
-    _, found = _measure(subject, record_metric, (protection, delivery, kind, access), "wall")
+    _, found = _measure(subject, record_metric, cell, "wall")
     assert found.faults == 0
