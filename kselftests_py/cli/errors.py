@@ -1,0 +1,33 @@
+"""What every command shares: the exit codes of its help, and errors told in one line."""
+
+from __future__ import annotations
+
+import functools
+import sys
+from collections.abc import Callable
+from typing import Any
+
+import click
+
+from kselftests_py.errors import KstError
+from kselftests_py.run import INTERRUPTED
+
+EPILOG = (
+    "Exit codes: 0 pass, 1 the kernel failed, 2 usage, 3 the harness or the environment failed, "
+    "125 the kernel did not build or boot, 130 interrupted."
+)
+
+
+def one_line_errors(call: Callable[..., None]) -> Callable[..., None]:
+    @functools.wraps(call)
+    def wrapped(*args: Any, **kwargs: Any) -> None:
+        try:
+            call(*args, **kwargs)
+        except KstError as error:
+            click.echo(f"kst: {error}", err=True)
+            sys.exit(error.exit_code)
+        except KeyboardInterrupt:
+            click.echo("kst: interrupted", err=True)
+            sys.exit(INTERRUPTED)
+
+    return wrapped

@@ -1,0 +1,29 @@
+"""``kst kernels``: the cache."""
+
+from __future__ import annotations
+
+import click
+
+from kselftests_py import kernels
+from kselftests_py.cli.errors import one_line_errors
+
+
+@click.group("kernels", invoke_without_command=True)
+@click.pass_context
+@one_line_errors
+def kernels_command(context: click.Context) -> None:
+    """List the kernels in the cache; 'kst kernels prune' empties it."""
+    if context.invoked_subcommand is None:
+        for cached in kernels.list_images():
+            state = f"DAMAGED: {cached.problem}" if cached.problem else cached.image.digest[:12]
+            click.echo(f"{cached.image.release:32} {cached.size / 1e6:6.0f} MB  {state}  {cached.image.spec}")
+
+
+@kernels_command.command("prune")
+@one_line_errors
+def prune_command() -> None:
+    """Remove every cached kernel."""
+    removed, kept = kernels.prune()
+    click.echo(f"removed {len(removed)} kernels, {sum(one.size for one in removed) / 1e6:.0f} MB")
+    for one in kept:
+        click.echo(f"kept {one.image.release}: a run is using it")
