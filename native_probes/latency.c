@@ -14,33 +14,23 @@
  */
 #define _GNU_SOURCE
 #include "hist.h"
+#include "loop.h"
 #include "uapi.h"
 #include "workload.h"
 
 #include <errno.h>
 #include <fcntl.h>
 #include <poll.h>
-#include <sched.h>
 #include <stdatomic.h>
 #include <stdlib.h>
-#include <string.h>
 #include <sys/eventfd.h>
 #include <sys/ioctl.h>
 #include <sys/mman.h>
 #include <unistd.h>
 
-/* What one of the three loops works with. */
-struct loop {
-	struct kst_mem mem;
-	struct kst_track track;
-	bool tsc, write, alone;
-	uint64_t rounds;
-	struct kst_hist *hist, *second, *overhead;
-};
-
 /* The thread that resolves sync faults, each with one ioctl for its page. */
 struct handler {
-	const struct loop *loop;
+	const struct kst_loop *loop;
 	pthread_t thread;
 	int stop;
 	atomic_ullong faults;
@@ -50,7 +40,7 @@ struct handler {
 static void *handle_faults(void *arg)
 {
 	struct handler *h = arg;
-	const struct loop *l = h->loop;
+	const struct kst_loop *l = h->loop;
 	struct pollfd fds[] = { { .fd = l->track.uffd, .events = POLLIN }, { .fd = h->stop, .events = POLLIN } };
 	struct uffdio_range whole = { .start = (uintptr_t)l->mem.addr, .len = l->mem.len };
 	struct uffd_msg msg;
@@ -84,7 +74,7 @@ static void *handle_faults(void *arg)
 	}
 }
 
-static json_t *handler_start(struct handler *h, const struct loop *l)
+static json_t *handler_start(struct handler *h, const struct kst_loop *l)
 {
 	int err;
 
@@ -107,106 +97,11 @@ static json_t *handler_end(struct handler *h)
 	return h->err ? kst_errno(h->err, "the fault handler") : NULL;
 }
 
-/* Accesses each page once, in order, and records what each access took. */
-static void touch_pages(const struct loop *l, struct kst_hist *hist)
-{
-	for (uint64_t i = 0; i < l->mem.pages; i++) {
-		volatile uint64_t *word = (volatile uint64_t *)(l->mem.addr + i * l->mem.page_size);
-		uint64_t begin = kst_ticks(l->tsc);
-
-		if (l->write)
-			*word = i + 1;
-		else
-			(void)*word;
-		kst_hist_add(hist, kst_ticks(l->tsc) - begin);
-	}
-}
-
-/* The same clock readings around an access that nothing traps, once a page. Ends the warm-up of code and pages. */
-static void measure_overhead(const struct loop *l)
-{
-	for (int pass = 0; pass < 2; pass++) {
-		kst_hist_clear(l->overhead);
-		touch_pages(l, l->overhead);
-	}
-}
-
-/*
- * With the exact clock the loop runs at a real-time priority, which the handler thread inherits. As a normal task it
- * would share its CPU with whatever the boot left to do, in slices as long as many samples; and the two threads of
- * a sync fault would take turns as fairness has it, which remembers all that ran since boot: 2 % from boot to boot. So
- * a turn is always: the accessing thread blocks, the handler runs until it polls again, the accessing thread goes on.
- * Without the right to do so (EPERM) the loop runs as it is.
- */
-static void run_alone(struct loop *l, bool on)
-{
-	struct sched_param param = { .sched_priority = on ? 1 : 0 };
-
-	if (l->tsc && l->alone != on && !pthread_setschedparam(pthread_self(), on ? SCHED_FIFO : SCHED_OTHER, &param))
-		l->alone = on;
-}
-
-static void loop_free(struct loop *l)
-{
-	run_alone(l, false);
-	if (l->track.uffd >= 0)
-		close(l->track.uffd);
-	kst_mem_unmap(&l->mem);
-	kst_hist_free(l->hist);
-	kst_hist_free(l->second);
-	kst_hist_free(l->overhead);
-}
-
-/* What the three loops have in common: arguments, memory, histograms, overhead. The reply that says why not, or NULL. */
-static json_t *loop_init(struct loop *l, const struct kst_subject *s, const json_t *args)
-{
-	json_t *reply = NULL;
-	const char *kind;
-	uint64_t pages;
-
-	*l = (struct loop){ .track = { .uffd = -1, .lie = kst_control(s, "skip_protect") } };
-	if (!kst_loop_size(args, &pages, &l->rounds, &reply) || !kst_arg_str(args, "kind", &kind, &reply) ||
-	    !kst_arg_either(args, "mode", "wp", "rwp", &l->track.rwp, &reply) ||
-	    !kst_arg_either(args, "clock", "mono", "tsc", &l->tsc, &reply))
-		return reply;
-#ifndef __x86_64__
-	if (l->tsc)
-		return kst_error("clock: tsc is x86 only, use mono");
-#endif
-	if (json_object_get(args, "access") && !kst_arg_either(args, "access", "read", "write", &l->write, &reply))
-		return reply;
-	reply = kst_mem_map(&l->mem, kind, pages);
-	if (reply)
-		return reply;
-	l->hist = kst_hist_new();
-	l->second = kst_hist_new();
-	l->overhead = kst_hist_new();
-	if (!l->hist || !l->second || !l->overhead)
-		return kst_errno(ENOMEM, "mmap of a histogram");
-	run_alone(l, true);
-	measure_overhead(l);
-	return NULL;
-}
-
-/* A userfaultfd for this loop's memory, registered. */
-static json_t *loop_track(struct loop *l, bool async)
-{
-	json_t *reply = kst_track_open(&l->track, l->track.rwp, async, 0);
-	int err = reply ? 0 : kst_track_register(&l->track, &l->mem, 0);
-
-	return err ? kst_errno(err, "UFFDIO_REGISTER") : reply;
-}
-
-static json_t *hist_reply(const char *name, const struct loop *l)
-{
-	return json_pack("{s:o, s:o}", name, kst_hist_json(l->hist), "overhead", kst_hist_json(l->overhead));
-}
-
-static json_t *run_fault_latency(struct loop *l, bool async)
+static json_t *run_fault_latency(struct kst_loop *l, bool async)
 {
 	struct handler handler = { 0 };
 	uint64_t warm_up = 0;
-	json_t *reply = loop_track(l, async), *result;
+	json_t *reply = kst_loop_track(l, async), *result;
 	int err = 0;
 
 	if (!reply && !async)
@@ -214,7 +109,7 @@ static json_t *run_fault_latency(struct loop *l, bool async)
 	for (uint64_t round = 0; !reply && !err && round <= l->rounds; round++) {
 		err = kst_track_protect(&l->track, l->mem.addr, l->mem.len, true);
 		if (!err && !handler.err)
-			touch_pages(l, l->hist);
+			kst_loop_touch(l, l->hist);
 		if (round == 0) { /* the first round only warms up */
 			kst_hist_clear(l->hist);
 			warm_up = handler.faults;
@@ -226,27 +121,27 @@ static json_t *run_fault_latency(struct loop *l, bool async)
 		return reply;
 	if (err)
 		return kst_errno(err, "protecting the range");
-	result = hist_reply("histogram", l);
+	result = kst_loop_reply("histogram", l);
 	json_object_set_new(result, "faults", json_integer((json_int_t)(handler.faults - warm_up)));
 	return kst_ok(result);
 }
 
 static json_t *op_fault_latency(struct kst_subject *s, const json_t *args)
 {
-	struct loop l;
+	struct kst_loop l;
 	bool async = false;
-	json_t *reply = loop_init(&l, s, args);
+	json_t *reply = kst_loop_init(&l, s, args, true);
 
 	if (!reply && !json_object_get(args, "access"))
 		reply = kst_error("access: missing, must be read or write");
 	if (!reply && kst_arg_bool_or(args, "async", false, &async, &reply))
 		reply = run_fault_latency(&l, async);
-	loop_free(&l);
+	kst_loop_free(&l);
 	return reply;
 }
 
 /* One ioctl over the whole range, timed. */
-static int timed_protect(const struct loop *l, bool on, struct kst_hist *hist)
+static int timed_protect(const struct kst_loop *l, bool on, struct kst_hist *hist)
 {
 	uint64_t begin = kst_ticks(l->tsc);
 	int err = kst_track_protect(&l->track, l->mem.addr, l->mem.len, on);
@@ -257,12 +152,12 @@ static int timed_protect(const struct loop *l, bool on, struct kst_hist *hist)
 
 static json_t *op_protect_cost(struct kst_subject *s, const json_t *args)
 {
-	struct loop l;
-	json_t *result, *reply = loop_init(&l, s, args);
+	struct kst_loop l;
+	json_t *result, *reply = kst_loop_init(&l, s, args, true);
 	int err = 0;
 
 	if (!reply)
-		reply = loop_track(&l, false);
+		reply = kst_loop_track(&l, false);
 	for (uint64_t round = 0; !reply && !err && round <= l.rounds; round++) {
 		err = timed_protect(&l, true, l.hist);
 		if (!err)
@@ -275,15 +170,15 @@ static json_t *op_protect_cost(struct kst_subject *s, const json_t *args)
 	if (err)
 		reply = kst_errno(err, "protecting or resolving the range");
 	if (!reply) {
-		result = hist_reply("protect", &l);
+		result = kst_loop_reply("protect", &l);
 		json_object_set_new(result, "resolve", kst_hist_json(l.second));
 		reply = kst_ok(result);
 	}
-	loop_free(&l);
+	kst_loop_free(&l);
 	return reply;
 }
 
-static json_t *run_scan_cost(struct loop *l, uint64_t hot, int pagemap, struct page_region *vec)
+static json_t *run_scan_cost(struct kst_loop *l, uint64_t hot, int pagemap, struct page_region *vec)
 {
 	uint64_t accessed = 0;
 	size_t regions = 0;
@@ -307,7 +202,7 @@ static json_t *run_scan_cost(struct loop *l, uint64_t hot, int pagemap, struct p
 	}
 	for (size_t i = 0; i < regions; i++)
 		accessed += (vec[i].end - vec[i].start) / l->mem.page_size;
-	result = hist_reply("scan", l);
+	result = kst_loop_reply("scan", l);
 	json_object_set_new(result, "regions", json_integer((json_int_t)regions));
 	json_object_set_new(result, "accessed", json_integer((json_int_t)accessed));
 	return kst_ok(result);
@@ -315,8 +210,8 @@ static json_t *run_scan_cost(struct loop *l, uint64_t hot, int pagemap, struct p
 
 static json_t *op_scan_cost(struct kst_subject *s, const json_t *args)
 {
-	struct loop l;
-	json_t *reply = loop_init(&l, s, args);
+	struct kst_loop l;
+	json_t *reply = kst_loop_init(&l, s, args, true);
 	struct page_region *vec = NULL;
 	int pagemap = -1;
 	uint64_t hot = 0;
@@ -329,13 +224,13 @@ static json_t *op_scan_cost(struct kst_subject *s, const json_t *args)
 		reply = !vec ? kst_errno(ENOMEM, "calloc") : pagemap < 0 ? kst_errno(errno, "/proc/self/pagemap") : NULL;
 	}
 	if (!reply)
-		reply = loop_track(&l, true);
+		reply = kst_loop_track(&l, true);
 	if (!reply)
 		reply = run_scan_cost(&l, hot, pagemap, vec);
 	if (pagemap >= 0)
 		close(pagemap);
 	free(vec);
-	loop_free(&l);
+	kst_loop_free(&l);
 	return reply;
 }
 

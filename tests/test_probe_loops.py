@@ -24,6 +24,7 @@ Send = Callable[..., Json]
 LATENCY = {"mode": "wp", "async": False, "kind": "anon", "access": "write", "pages": 16, "rounds": 3, "clock": "mono"}
 PROTECT = {"mode": "wp", "kind": "anon", "pages": 16, "rounds": 3, "clock": "mono"}
 SCAN = {**PROTECT, "hot": 5}
+PATH = {"path": "read", "kind": "anon", "pages": 16, "rounds": 2, "clock": "mono"}
 EVICT = {"mode": "wp", "pages": 64, "writers": 2, "rounds": 5, "seed": 1, "variant": "documented", "timeout_ms": 60000}
 BOTH = pytest.mark.parametrize("mode", ["wp", "rwp"])
 
@@ -173,6 +174,9 @@ WRONG = [
     ("fault_latency", LATENCY, {"async": 1}, "async"),
     ("protect_cost", PROTECT, {"pages": -1}, "pages"),
     ("scan_cost", SCAN, {"hot": 17}, "hot: must be at most pages"),
+    ("path_cost", PATH, {"path": "nowhere"}, "path: there is no nowhere"),
+    ("path_cost", PATH, {"path": "register"}, "path: register needs a mode"),
+    ("path_cost", PATH, {"mode": "wrp"}, "mode: must be wp or rwp"),
     ("evict", EVICT, {"pages": 15}, "pages: eviction needs at least 16"),
     ("evict", EVICT, {"writers": 0}, "writers: must be 1 to 16"),
     ("evict", EVICT, {"writers": 17}, "writers: must be 1 to 16"),
@@ -193,6 +197,8 @@ def test_wrong_argument_is_refused_by_name(send: Send, op: str, good: Json, chan
         ("fault_latency", LATENCY),
         ("fault_latency", LATENCY | {"mode": "rwp"}),
         ("scan_cost", SCAN | {"hot": 17}),
+        ("path_cost", PATH | {"path": "fork"}),
+        ("path_cost", PATH | {"path": "unregister-armed", "mode": "wp"}),
         ("evict", EVICT),
         ("evict", EVICT | {"mode": "rwp"}),
         ("evict", EVICT | {"variant": "no_wake"}),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import click
 
+from kselftests_py.cli.compare import compare_command
 from kselftests_py.cli.errors import EPILOG
 from kselftests_py.cli.kernels import kernels_command
 from kselftests_py.cli.run import report_command, run_command
@@ -18,6 +19,7 @@ def main() -> None:
 
 for command in (
     run_command,
+    compare_command,
     report_command,
     kernels_command,
     doctor_command,

@@ -245,6 +245,13 @@ class ScanCost(Struct):
     accessed: Count | None = None
 
 
+class PathCost(Struct):
+    """Ticks of one pass of a path over the whole range."""
+
+    histogram: Histogram
+    overhead: Histogram
+
+
 class Evicted(Struct):
     """Counters of the eviction loop (op ``evict``)."""
 

@@ -161,6 +161,13 @@ class Subject:
         args: dict[str, Any] = {"mode": mode, "kind": kind, "pages": pages, "hot": hot, "rounds": rounds}
         return self.call(ops.loop("scan_cost", replies.ScanCost, LOOP_MS, **args, clock=clock))
 
+    def path_cost(
+        self, path: str, *, kind: str, pages: int, rounds: int, clock: str, mode: str | None = None
+    ) -> replies.PathCost:
+        """Histogram of ticks of *path* (docs/probe-protocol.md) over *pages* pages, protected by *mode* if given."""
+        args: dict[str, Any] = {"path": path, "kind": kind, "pages": pages, "rounds": rounds, "clock": clock}
+        return self.call(ops.loop("path_cost", replies.PathCost, LOOP_MS, **args | ({"mode": mode} if mode else {})))
+
     def evict(
         self, *, mode: str, pages: int, writers: int, rounds: int, seed: int, variant: str = "documented"
     ) -> replies.Evicted:

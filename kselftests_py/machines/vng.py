@@ -39,7 +39,7 @@ class GuestOptions:
 
     cpus: int = 2
     memory: str = "1G"
-    exact: bool = False  # guest time is instructions retired: QEMU icount, one vCPU, nokaslr
+    exact: bool = False  # guest time is instructions retired: QEMU icount, one vCPU, nokaslr, norandmaps
     accelerator: str = "tcg"  # "tcg" or "kvm"
     boot_timeout: float = 120.0
 
@@ -96,7 +96,7 @@ def vng_command(image: KernelImage, boot: BootRoot, options: GuestOptions) -> li
     ]
     if options.exact:
         qemu += ["-icount shift=0,sleep=off", "-rtc base=2026-01-01,clock=vm"]
-        append += ["nokaslr"]
+        append += ["nokaslr", "norandmaps"]  # the same page tables, and the same digits in smaps, on each boot
     if options.exact or options.accelerator == "tcg":
         # Under TCG with two vCPUs QEMU 7.2 froze boots around the HPET; with the TSC trusted and no HPET it did not.
         qemu += ["-machine hpet=off"]

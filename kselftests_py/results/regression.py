@@ -1,8 +1,8 @@
 """What became dearer: the exact figures of one kernel against those of another, path by path.
 
 An exact figure (instructions retired, docs/latency.md) of a path with one thread is the same in each boot of the same
-kernel, so one instruction more is a change of the kernel. Where two threads take turns (``delivery=sync``) boots of the
-same kernel differ a little: a change within ``TURNS`` is not told from none.
+kernel, so one instruction more is a change of the kernel. Two kinds of paths are not that steady (``NOISE``): a change
+within their noise is not told from none.
 """
 
 from __future__ import annotations
@@ -13,11 +13,14 @@ import msgspec
 
 from kselftests_py.results.record import Metric, Record
 
-TURNS = 0.005
-"""Share of a figure of two threads that two boots of one kernel may differ by; five boots differed by 0.0016 at most
-(docs/latency.md)."""
+NOISE: list[tuple[dict[str, tuple[str, ...]], float]] = [
+    # Two threads take turns: five boots differed by 0.0016 at most (docs/latency.md).
+    ({"delivery": ("sync",)}, 0.005),
+    # Pages are taken from the free lists or given back, in batches whose place depends on all that ran since boot.
+    ({"path": ("absent-write", "cow", "dontneed", "munmap")}, 0.01),
+]
+"""Labels of a path, and the share of its figure by which boots of one kernel may differ."""
 
-_UNSTEADY = {"delivery": "sync"}
 _OVERHEAD = "overhead"  # the path of what was subtracted from the others
 
 
@@ -45,14 +48,19 @@ class Change(msgspec.Struct, frozen=True):
         return self.head - self.base
 
     @property
-    def steady(self) -> bool:
-        """One thread: each instruction counts."""
-        return not any(self.labels.get(label) == value for label, value in _UNSTEADY.items())
+    def noise(self) -> float:
+        """What boots of one kernel may differ by, in ``unit``; 0: each instruction counts."""
+        shares = [
+            share
+            for wanted, share in NOISE
+            if all(self.labels.get(label) in values for label, values in wanted.items())
+        ]
+        return max(shares, default=0.0) * abs(self.base)
 
     @property
     def verdict(self) -> str:
         """``same``, ``dearer`` or ``cheaper``."""
-        if abs(self.more) <= (0 if self.steady else TURNS * abs(self.base)):
+        if abs(self.more) <= self.noise:
             return "same"
         return "dearer" if self.more > 0 else "cheaper"
 

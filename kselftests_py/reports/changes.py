@@ -1,0 +1,47 @@
+"""Two kernels side by side, path by path, as kernel reviewers read a benchmark: base, head, change, spread."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from rich.table import Table
+from rich.text import Text
+
+from kselftests_py.reports.comparison import NOTHING, format_number
+from kselftests_py.reports.text import one_line
+from kselftests_py.results.regression import Change
+
+_STYLES = {"dearer": "bold red", "cheaper": "green", "same": ""}
+
+
+def percent(change: Change) -> str:
+    """The change as a share of the base, signed; "=" where it is none."""
+    if change.verdict == "same":
+        return "="
+    return f"{100 * change.more / change.base:+.2f} %" if change.base else _signed(change.more)
+
+
+def table(found: Sequence[Change], base: str, head: str) -> Table:
+    """One line a path; the dearer ones stand out."""
+    unit = found[0].unit if found else "instructions"
+    out = Table(title=Text(f"Exact: {unit}"), title_justify="left", title_style="bold", box=None, pad_edge=False)
+    out.add_column("path")
+    for heading in (base, head, "more", "change", "p10 to p90, each"):
+        out.add_column(Text(one_line(heading)), justify="right")
+    for change in found:
+        style = _STYLES[change.verdict]
+        figures = [format_number(change.base), format_number(change.head), _signed(change.more), percent(change)]
+        spreads = " | ".join(_spread(one) for one in (change.base_spread, change.head_spread))
+        out.add_row(Text(one_line(change.title), style), *(Text(one, style) for one in figures), Text(spreads))
+    return out
+
+
+def _signed(value: float) -> str:
+    return f"{'+' if value >= 0 else '-'}{format_number(abs(value))}"
+
+
+def _spread(spread: tuple[float, float] | None) -> str:
+    if spread is None:
+        return NOTHING
+    low, high = (format_number(bound) for bound in spread)
+    return low if low == high else f"{low} to {high}"

@@ -1,0 +1,30 @@
+/* SPDX-License-Identifier: MIT */
+/* loop.h - one loop that measures a cost: memory of its own, a userfaultfd if it is about one, a clock, histograms. */
+#ifndef KST_LOOP_H
+#define KST_LOOP_H
+
+#include "hist.h"
+#include "workload.h"
+
+struct kst_loop {
+	struct kst_mem mem;
+	struct kst_track track;
+	bool tsc, write, alone;
+	uint64_t rounds;
+	struct kst_hist *hist, *second, *overhead;
+};
+
+/*
+ * Arguments `pages`, `rounds`, `kind`, `clock`, `access` if there, and `mode` if the loop is `tracked`; memory written,
+ * overhead measured. The reply that says why not, or NULL. kst_loop_free() in either case.
+ */
+json_t *kst_loop_init(struct kst_loop *l, const struct kst_subject *s, const json_t *args, bool tracked);
+void kst_loop_free(struct kst_loop *l);
+/* A userfaultfd for this loop's memory, registered. */
+json_t *kst_loop_track(struct kst_loop *l, bool async);
+/* Accesses each page once, in order, and records what each access took. */
+void kst_loop_touch(const struct kst_loop *l, struct kst_hist *hist);
+/* {name: the loop's histogram, "overhead": ...} */
+json_t *kst_loop_reply(const char *name, const struct kst_loop *l);
+
+#endif

@@ -1,0 +1,104 @@
+"""kst compare: one instruction more is told where a path is steady, noise is not, and the gate cannot be passed by
+not measuring. On made-up figures: no kernel is booted."""
+
+from __future__ import annotations
+
+import io
+from pathlib import Path
+
+import pytest
+import results_factory as factory
+from click.testing import CliRunner
+from results_factory import NEW, OLD, record
+from rich.console import Console
+
+from kselftests_py import cli, compare
+from kselftests_py.errors import HarnessError
+from kselftests_py.reports import changes as report
+from kselftests_py.results import Metric, Outcome, Record
+from kselftests_py.results.regression import changes, missing, regressions
+
+ASYNC = {"path": "fault", "delivery": "async", "kind": "anon", "protection": "wp"}
+SYNC = ASYNC | {"delivery": "sync"}
+COW = {"path": "cow", "kind": "anon"}
+
+
+def figure(value: float, labels: dict[str, str], kernel: str = NEW, mode: str = "exact") -> Record:
+    metric = Metric(name="fault_p50", value=value, unit="instructions", mode=mode, labels=labels)
+    return record(id=f"latency/{labels}", kernel=kernel, outcome=Outcome.DONE, metrics=[metric])
+
+
+@pytest.mark.parametrize(
+    ("labels", "base", "head", "verdict"),
+    [
+        (ASYNC, 1500, 1501, "dearer"),
+        (ASYNC, 1500, 1499, "cheaper"),
+        (ASYNC, 1500, 1500, "same"),
+        (SYNC, 15000, 15001, "same"),
+        (SYNC, 15000, 15075, "same"),
+        (SYNC, 15000, 15076, "dearer"),
+        (COW, 1_000_000, 1_010_000, "same"),
+        (COW, 1_000_000, 989_999, "cheaper"),
+    ],
+)
+def test_each_instruction_counts_where_a_path_is_steady(
+    labels: dict[str, str], base: float, head: float, verdict: str
+) -> None:
+    (change,) = changes([figure(base, labels)], [figure(head, labels)])
+    assert (change.verdict, change.more) == (verdict, head - base)
+
+
+def test_only_exact_figures_of_the_same_path_are_compared() -> None:
+    base = [figure(1, ASYNC), figure(1, SYNC), figure(1, COW, mode="wall"), figure(5, {"path": "overhead"})]
+    head = [figure(2, ASYNC), figure(2, COW, mode="wall"), figure(6, {"path": "overhead"})]
+    assert [change.labels for change in changes(base, head)] == [ASYNC]
+    assert len(missing(base, head)) == 1
+    assert "delivery=sync" in missing(base, head)[0]
+
+
+def test_what_is_allowed_is_no_regression() -> None:
+    found = changes([figure(100, ASYNC)], [figure(110, ASYNC)])
+    assert regressions(found, 9) == found
+    assert regressions(found, 10) == []
+
+
+@pytest.mark.parametrize(
+    ("head", "allowed", "word", "code"),
+    [
+        ([1500, 1600], 0.0, "PASS", 0),
+        ([1501, 1600], 0.0, "DEARER", 1),
+        ([1501, 1600], 1.0, "PASS", 0),
+        ([1501, 1600], None, "PASS", 0),
+        ([1500], 0.0, "NOT MEASURED", 3),
+        ([1500], None, "PASS", 0),
+    ],
+)
+def test_gate(tmp_path: Path, head: list[float], allowed: float | None, word: str, code: int) -> None:
+    paths = [ASYNC, {"path": "scan", "kind": "anon"}]
+    records = [figure(value, path, OLD) for value, path in zip([1500, 1600], paths, strict=True)]
+    records += [figure(value, path) for value, path in zip(head, paths, strict=False)]
+    found = compare.between(factory.run_folder(tmp_path / "run", records, factory.manifest()), allowed)
+    verdict = compare.decide(found, allowed)
+    assert (verdict.word, verdict.exit_code) == (word, code)
+    if word == "DEARER":
+        assert "wp fault async anon" in verdict.why
+
+
+def test_a_run_without_exact_figures_of_both_is_no_comparison(tmp_path: Path) -> None:
+    with pytest.raises(HarnessError, match="no path was measured exactly on both"):
+        compare.between(factory.run_folder(tmp_path / "run", [figure(1, ASYNC)], factory.manifest()), None)
+
+
+def test_table_names_each_path_and_its_change() -> None:
+    found = changes([figure(1000, ASYNC), figure(7, COW)], [figure(1010, ASYNC), figure(7, COW)])
+    out = io.StringIO()
+    Console(file=out, width=160).print(report.table(found, "7.2", "7.3"))
+    lines = out.getvalue().splitlines()
+    assert [line.split()[:4] for line in lines[2:]] == [["wp", "fault", "async", "anon"], ["cow", "anon", "7", "7"]]
+    assert "+10  +1.00 %" in lines[2]
+    assert "=" in lines[3]
+
+
+def test_the_same_kernel_twice_is_refused() -> None:
+    told = CliRunner().invoke(cli.main, ["compare", "host", "host"])
+    assert (told.exit_code, told.output.count("\n")) == (2, 1), told.output
