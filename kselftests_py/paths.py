@@ -15,7 +15,7 @@ _PACKAGE = Path(__file__).resolve().parent
 
 
 def data_dir(name: str) -> Path:
-    """Directory *name* (``suites``, ``native_probes`` or ``vm_images``) of this installation."""
+    """Directory *name* (``suites``, ``native_probes``, ``sabotage``, ``vm_images``) of this installation."""
     installed = _PACKAGE / "_data" / name
     return installed if installed.is_dir() else _PACKAGE.parent / name
 

@@ -1,0 +1,1 @@
+"""Kernels broken on purpose: what the suites are worth is how many of them they notice."""
