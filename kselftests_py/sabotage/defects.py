@@ -1,7 +1,7 @@
-"""The corpus of defects (``sabotage/*.toml``), and how one of them gets into a source.
+"""The corpus of defects (``sabotage/*.toml``), and how one gets into a source.
 
-A defect is a rule, not a patch: it names a file, a function and a few words of it, and says what takes their place. So it
-carries no kernel code, survives other versions, and fails loudly where it no longer fits.
+A defect is a rule, not a patch: it names a file, a function and a few words of it, and says what takes their place. So
+it carries no kernel code, survives other versions, and fails loudly where it no longer fits.
 """
 
 from __future__ import annotations
