@@ -24,6 +24,8 @@ from kselftests_py.results import RunFolder, Verdict, judge
 
 DEFAULT_KERNEL = "debian:7.3"
 INTERRUPTED = 130
+ON_REQUEST = ("upstream",)
+"""Suites that run only when they are named."""
 
 
 @dataclass(frozen=True)
@@ -79,7 +81,8 @@ def _suite_folders(wanted: Sequence[str]) -> list[str]:
             near = difflib.get_close_matches(name, known, n=1)
             hint = f"did you mean '{near[0]}'?" if near else f"there are: {', '.join(known)}"
             raise UsageError(f"--suite {name}: no such suite; {hint}")
-    return [str(data_dir("suites") / name) for name in (wanted or known)]
+    default = [name for name in known if name not in ON_REQUEST]
+    return [str(data_dir("suites") / name) for name in (wanted or default)]
 
 
 def _kernels(options: Options, note: Callable[[str], None]) -> tuple[list[str], list[str]]:

@@ -27,7 +27,13 @@ from kselftests_py.results.verdict import counts
     help="Kernel to test (repeatable). Default: debian:7.3, compared with Debian's newest kernel without RWP.",
 )
 @click.option("--baseline", metavar="SPEC", help="Kernel to compare with, or 'none'.")
-@click.option("--suite", "suites", multiple=True, metavar="NAME", help="Suite to run (repeatable). Default: all.")
+@click.option(
+    "--suite",
+    "suites",
+    multiple=True,
+    metavar="NAME",
+    help="Suite to run (repeatable). Default: all but upstream, the kernel's own selftests.",
+)
 @click.option("-k", "expression", default="", metavar="EXPR", help="Only tests whose names match, as in pytest.")
 @click.option(
     "--accel",

@@ -135,6 +135,7 @@ def from_files(wanted: ImageSpec) -> KernelImage:
         raise UsageError(f"{error.filename}: cannot be read: {error.strerror}; check its permissions") from error
     provenance = {"vmlinuz": str(wanted.vmlinuz)}
     provenance |= {name: str(path) for name, path in (("modules", modules), ("config", config)) if path}
+    provenance |= {"source": wanted.source} if wanted.source else {}
     return KernelImage(wanted.spec, release, wanted.vmlinuz, modules, config, digest(facts), provenance)
 
 

@@ -43,6 +43,8 @@ class ImageSpec:
     vmlinuz: Path
     modules: Path | None
     config: Path | None
+    source: str = ""
+    """Spec of the source that it was built from, for what needs it: the kernel's own selftests."""
 
 
 @dataclass(frozen=True)
@@ -116,18 +118,23 @@ def parse(spec: str) -> DebianSpec | ImageSpec | BuildSpec | RunningKernel:
 
 
 def _image(spec: str, rest: str) -> ImageSpec:
-    # A comma may be part of a file name: only ",modules=" and ",config=" end one.
-    first, *options = re.split(r",(?=(?:modules|config)=)", rest)
+    # A comma may be part of a file name: only ",modules=", ",config=" and ",source=" end one.
+    first, *options = re.split(r",(?=(?:modules|config|source)=)", rest)
     given = dict(option.split("=", 1) for option in options)
     stray = re.search(r",([A-Za-z]+)=", first)
     if stray and not Path(first).expanduser().exists():
-        close = difflib.get_close_matches(stray[1], ("modules", "config"), n=1)
+        close = difflib.get_close_matches(stray[1], ("modules", "config", "source"), n=1)
         hint = f" (did you mean {close[0]}?)" if close else ""
-        raise UsageError(f"kernel {spec!r}: unknown option {stray[1]!r}{hint}; known: modules=DIR, config=FILE")
+        raise UsageError(
+            f"kernel {spec!r}: unknown option {stray[1]!r}{hint}; known: modules=DIR, config=FILE, source=SPEC"
+        )
     if len(given) < len(options) or not first or not all(given.values()):
         raise UsageError(f"kernel {spec!r}: each of PATH, modules=DIR, config=FILE wants one path; accepted: {FORMS}")
+    source = given.pop("source", "")
+    if source and not isinstance(parse(source), BuildSpec):
+        raise UsageError(f"kernel {spec!r}: source={source} is no source; give source:, tree: or git:")
     paths = {name: Path(value).expanduser().absolute() for name, value in given.items()}
-    return ImageSpec(spec, Path(first).expanduser().absolute(), paths.get("modules"), paths.get("config"))
+    return ImageSpec(spec, Path(first).expanduser().absolute(), paths.get("modules"), paths.get("config"), source)
 
 
 def _build(spec: str, kind: str, rest: str) -> BuildSpec:

@@ -25,7 +25,11 @@ END_S = 2.0
 
 
 class ChannelError(HarnessError):
-    """The channel to the probe failed."""
+    """The channel to the probe failed; ``output`` is what a command had written by then."""
+
+    def __init__(self, message: str, output: bytes = b"") -> None:
+        super().__init__(message)
+        self.output = output
 
 
 class ChannelTimeout(ChannelError):

@@ -28,8 +28,9 @@ from kselftests_py.machines.keys import RunKeys
 from kselftests_py.paths import cache_dir, data_dir
 
 _NIC = "virtio_net"
-# What a guest may load: vng's own initramfs takes the file systems and virtio, the start script the NIC's driver.
-_MODULES = ("9p", "9pnet_virtio", "virtiofs", "virtio_pci", "virtio_mmio", "virtio_console", "overlay", _NIC)
+_LOADED = (_NIC, "lz4", "lzo", "lzo-rle", "zram")
+# What a guest may load: vng's own initramfs takes the file systems and virtio, the start script the rest.
+_MODULES = ("9p", "9pnet_virtio", "virtiofs", "virtio_pci", "virtio_mmio", "virtio_console", "overlay", *_LOADED)
 _DIRECTORIES = (
     *("bin", "dev", "etc", "home", "kst", "lib64", "opt", "proc", "root", "run"),
     *("sbin", "srv", "sys", "tmp", "usr/bin", "usr/sbin", "var"),
@@ -191,9 +192,9 @@ def _module_tree(image: KernelImage) -> Path:
 
 
 def _put_modules(tree: Path, release: str, target: Path) -> None:
-    """The NIC's driver, for the guest's start script."""
+    """What the guest's start script loads: the NIC's driver, and swap to compressed memory."""
     target.mkdir()
-    files = _show_depends(tree, release, _NIC)
+    files = list(dict.fromkeys(source for name in _LOADED for source in _show_depends(tree, release, name)))
     for source in files:
         shutil.copyfile(source, target / source.name)
     (target / "order").write_text("".join(f"{source.name}\n" for source in files))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import time
+from pathlib import Path
 
 from kselftests_py.lab.channel import Channel, ChannelTimeout
 from kselftests_py.lab.native import NativeChannel
@@ -28,6 +29,9 @@ class LocalHost:
     def run(self, command: str, timeout: float) -> tuple[int, str]:
         done = subprocess.run(["sh", "-c", command], capture_output=True, text=True, timeout=timeout, check=False)
         return done.returncode, (done.stdout + done.stderr)[:65_536]
+
+    def put(self, file: Path) -> str:
+        return str(file)
 
     def diagnose(self, error: Exception) -> MachineLost:
         return MachineLost(Loss.HANG if isinstance(error, ChannelTimeout) else Loss.LOST, f"host: {error}")

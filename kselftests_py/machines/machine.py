@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from enum import StrEnum
+from pathlib import Path
 from typing import Protocol
 
 from kselftests_py.errors import BootError, HarnessError
@@ -70,6 +71,10 @@ class Machine(Protocol):
 
     def run(self, command: str, timeout: float) -> tuple[int, str]:
         """Run a shell command on it; the exit code and at most 64 KiB of output."""
+        ...
+
+    def put(self, file: Path) -> str:
+        """Bring an executable *file* to it; its path there."""
         ...
 
     def diagnose(self, error: Exception) -> MachineLost:

@@ -99,9 +99,9 @@ class SshConnection:
                 raise TimeoutError
             return session.exit_status, output.decode("utf-8", "replace")
         except TimeoutError:
-            raise ChannelTimeout(f"no end of '{command}' within {timeout:.0f} s") from None
+            raise ChannelTimeout(f"no end of '{command}' within {timeout:.0f} s", output) from None
         except (OSError, paramiko.SSHException) as error:
-            raise ChannelLost(f"'{command}' broke off: {error}") from None
+            raise ChannelLost(f"'{command}' broke off: {error}", output) from None
         finally:
             session.close()
 
@@ -155,21 +155,21 @@ class SshHost:
         transport = client.get_transport()
         assert transport is not None  # connect() succeeded
         self._client, self._connection = client, SshConnection(transport)
-        self._channel = self._connection.agent(f"exec {self._install()}", self._timeout)
+        self._channel = self._connection.agent(f"exec {self.put(self._agent)}", self._timeout)
         return MachineInfo("none", f"{where} is a running machine", boot_s=time.monotonic() - began)
 
-    def _install(self) -> str:
-        """Path of the probe on the host, in the user's own cache; copied only when this very one is not there."""
+    def put(self, file: Path) -> str:
+        """Path of *file* on the host, in the user's own cache; copied only when this very one is not there."""
         assert self._connection is not None
-        body = self._agent.read_bytes()
-        folder, name = "$HOME/.cache/kst", f"agent-{hashlib.sha256(body).hexdigest()[:16]}"
+        body = file.read_bytes()
+        folder, name = "$HOME/.cache/kst", f"{file.name}-{hashlib.sha256(body).hexdigest()[:16]}"
         code, size = self._connection.run(f'wc -c < "{folder}/{name}"', self._timeout)
         if code != 0 or size.strip() != str(len(body)):
             part = f"{name}.{time.monotonic_ns()}"
             command = f'mkdir -p "{folder}" && cd "{folder}" && cat > {part} && chmod 755 {part} && mv {part} {name}'
             code, output = self._connection.run(command, 120, body)
             if code != 0:
-                raise HarnessError(f"{self._kernel.spec}: cannot copy the probe there: {output.strip()[:200]}")
+                raise HarnessError(f"{self._kernel.spec}: cannot copy {file.name} there: {output.strip()[:200]}")
         return f'"{folder}/{name}"'
 
     def channel(self) -> Channel:

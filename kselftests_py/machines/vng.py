@@ -97,6 +97,9 @@ def vng_command(image: KernelImage, boot: BootRoot, options: GuestOptions) -> li
     if options.exact:
         qemu += ["-icount shift=0,sleep=off", "-rtc base=2026-01-01,clock=vm"]
         append += ["nokaslr", "norandmaps"]  # the same page tables, and the same digits in smaps, on each boot
+    else:
+        # Two nodes of half the memory each (CONFIG_NUMA_EMU), to migrate between; and swap, see start.sh.
+        append += ["numa=fake=2", "kst=functional"]
     if options.exact or options.accelerator == "tcg":
         # Under TCG with two vCPUs QEMU 7.2 froze boots around the HPET; with the TSC trusted and no HPET it did not.
         qemu += ["-machine hpet=off"]
@@ -259,6 +262,11 @@ class VngGuest:
     def run(self, command: str, timeout: float) -> tuple[int, str]:
         assert self._connection is not None, "start() comes first"
         return self._connection.run(command, timeout)
+
+    def put(self, file: Path) -> str:
+        assert self._boot is not None, "start() comes first"
+        shutil.copy(file, self._boot.root / "kst" / file.name)  # 9p and virtiofs show it at once
+        return f"/kst/{file.name}"
 
     def _wait_exit(self, seconds: float) -> bool:
         assert self._process is not None

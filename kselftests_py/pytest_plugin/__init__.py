@@ -23,16 +23,20 @@ from kselftests_py.pytest_plugin.fixtures import (
     kst_control,
     kst_target,
     lab,
+    machine,
     record_metric,
+    record_part,
     subject,
 )
 from kselftests_py.pytest_plugin.judge import check_log, record
-from kselftests_py.pytest_plugin.keys import ERRORS, REPORTS, RUN, STATION
+from kselftests_py.pytest_plugin.keys import ERRORS, PARTS, REPORTS, RUN, STATION
 from kselftests_py.pytest_plugin.names import test_id
 from kselftests_py.pytest_plugin.station import Settings, Target
 from kselftests_py.results import Outcome, Record, RunFolder
 
-__all__ = ["caps", "exact_subject", "kst_control", "kst_target", "lab", "record_metric", "subject"]
+__all__ = [
+    "caps", "exact_subject", "kst_control", "kst_target", "lab", "machine", "record_metric", "record_part", "subject",
+]  # fmt: skip
 
 _MARKS = (
     "needs(*names): capabilities of the kernel without which the test is skipped",
@@ -160,16 +164,19 @@ def pytest_runtest_protocol(item: pytest.Item, nextitem: pytest.Item | None) -> 
     result = yield
     made = record(item, target, _look_at_kernel(item, run), began, _control(item))
     _settle(item, run, made)
+    everything = [*item.stash.get(PARTS, []), made]
     try:
-        run.folder.append(made)
+        for one in everything:
+            run.folder.append(one)
     except KstError as error:  # a full disk: what is written stays, nothing more can be
         run.stopped = error
         pytest.exit(str(error), returncode=error.exit_code)
-    run.listener.test_finished(made)
-    if item.config.getoption("maxfail") == 1 and (
-        made.counts_as_failure or made.outcome in (Outcome.ERROR, Outcome.MISS)
-    ):
-        item.session.shouldstop = f"{made.id}: {made.outcome}"  # a crash found in the log is no failure for pytest
+    for one in everything:
+        run.listener.test_finished(one)
+        if item.config.getoption("maxfail") == 1 and (
+            one.counts_as_failure or one.outcome in (Outcome.ERROR, Outcome.MISS)
+        ):
+            item.session.shouldstop = f"{one.id}: {one.outcome}"  # a crash found in the log is no failure for pytest
     return result
 
 

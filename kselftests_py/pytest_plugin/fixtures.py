@@ -9,9 +9,11 @@ import pytest
 
 from kselftests_py.errors import KstError
 from kselftests_py.lab import Capabilities, Lab, Subject
-from kselftests_py.pytest_plugin.keys import METRICS, RUN, STATION
+from kselftests_py.machines.machine import Machine
+from kselftests_py.pytest_plugin.keys import METRICS, PARTS, RUN, STATION
+from kselftests_py.pytest_plugin.names import suite_of
 from kselftests_py.pytest_plugin.station import Station, Target
-from kselftests_py.results import Metric
+from kselftests_py.results import Metric, Outcome, Record
 
 
 @pytest.fixture(scope="session")
@@ -85,5 +87,29 @@ def record_metric(request: pytest.FixtureRequest) -> Callable[..., None]:
 
     def add(name: str, value: float, unit: str, **rest: Any) -> None:
         metrics.append(Metric(name=name, value=value, unit=unit, **rest))
+
+    return add
+
+
+@pytest.fixture
+def machine(request: pytest.FixtureRequest, kst_target: Target) -> Machine:
+    """The kernel under test as a machine that runs commands."""
+    found = _station(request, kst_target, "functional").machine
+    assert found is not None
+    return found
+
+
+@pytest.fixture
+def record_part(request: pytest.FixtureRequest, kst_target: Target) -> Callable[[str, Outcome, str], None]:
+    """Adds a record of a part of this test: ``record_part(id, outcome, message)``; the id is unique in the run."""
+    parts: list[Record] = request.node.stash.setdefault(PARTS, [])
+
+    def add(name: str, outcome: Outcome, message: str) -> None:
+        parts.append(
+            Record(
+                id=name, suite=suite_of(request.node), kernel=kst_target.label, outcome=outcome, message=message,
+                profile="functional",
+            )
+        )  # fmt: skip
 
     return add

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from kselftests_py.results import Metric
+from kselftests_py.results import Metric, Record
 
 if TYPE_CHECKING:
     from kselftests_py.pytest_plugin.session import Run
@@ -22,3 +22,5 @@ REPORTS: pytest.StashKey[list[pytest.TestReport]] = pytest.StashKey()
 """On an item: pytest's reports of its phases."""
 ERRORS: pytest.StashKey[list[BaseException]] = pytest.StashKey()
 """On an item: what its phases raised."""
+PARTS: pytest.StashKey[list[Record]] = pytest.StashKey()
+"""On an item: records of its own parts, beside its own."""

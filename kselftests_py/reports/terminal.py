@@ -77,8 +77,8 @@ class TerminalView:
 
     def test_finished(self, record: Record) -> None:
         """A test has its outcome. A terminal shows only the ones that need a look; a log gets all."""
-        self._running.pop((record.id, record.kernel), None)
-        self._progress.advance(self._task)
+        if self._running.pop((record.id, record.kernel), self) is None:  # parts of a test are not counted
+            self._progress.advance(self._task)
         self._progress.update(self._task, now=self.running())
         if not self.console.is_terminal or outcome_word(record) not in _QUIET:
             self._line(_record_line(record))

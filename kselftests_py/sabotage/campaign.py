@@ -1,0 +1,190 @@
+"""``kst sabotage``: each defect built, booted and tried by the suites; who noticed it, and how fast.
+
+A verdict is kept as soon as it is there, under what it was made of (source, configuration, defect, probe, suites), so a
+campaign that was stopped goes on where it was.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import tempfile
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import msgspec
+
+from kselftests_py import jobs, paths
+from kselftests_py.errors import BootError, HarnessError, UsageError
+from kselftests_py.kernels import source
+from kselftests_py.kernels.spec import BuildSpec, parse
+from kselftests_py.lab.build import probe_digest
+from kselftests_py.machines.guest_root import tree_digest
+from kselftests_py.paths import data_dir
+from kselftests_py.results import Outcome, Record
+from kselftests_py.results.regression import changes, regressions
+from kselftests_py.sabotage import bench
+from kselftests_py.sabotage.defects import Defect
+
+OURS = ("trapping", "eviction", "idle")
+UPSTREAM = ("upstream",)
+LATENCY = ("latency",)
+TEST_BOUND = 30
+"""Seconds of one test: a kernel that hangs costs so much and no more."""
+
+
+class Seen(msgspec.Struct, frozen=True):
+    """What one set of suites said of a broken kernel: *by* which test it was noticed ("boot": it did not come up; "" if
+    it was not), as which *outcome*, and after how many *seconds*, the boot with them."""
+
+    by: str = ""
+    outcome: str = ""
+    message: str = ""
+    seconds: float = 0.0
+
+
+class Tried(msgspec.Struct, frozen=True):
+    """One defect: *error* if it did not build or could not be tried; else what our suites and the kernel's own saw."""
+
+    name: str
+    error: str = ""
+    ours: Seen = Seen()
+    upstream: Seen = Seen()
+    seconds: float = 0.0
+
+
+@dataclass(frozen=True)
+class Campaign:
+    """What is to be tried: *spec* of the kernel, the defects, and whether the kernel's own tests run beside ours."""
+
+    spec: str
+    defects: Sequence[Defect]
+    upstream: bool = True
+
+    def key(self, defect: Defect | None, base: str) -> str:
+        """Names all that a verdict depends on."""
+        parts = [base, parse_kernel(self.spec).flavour, probe_digest(), tree_digest(data_dir("suites"))]
+        parts += [str(self.upstream), msgspec.json.encode(defect).decode()]
+        return hashlib.sha256("\n".join(parts).encode()).hexdigest()
+
+
+def parse_kernel(spec: str) -> BuildSpec:
+    """The kernel to break; :raises UsageError: it is none that we build."""
+    wanted = parse(spec)
+    if not isinstance(wanted, BuildSpec):
+        raise UsageError(f"--kernel {spec}: a kernel is broken in its source; give source:, tree: or git:")
+    if wanted.series:
+        raise UsageError(f"--kernel {spec}: defects and a series do not go together; commit the series, give git:")
+    return wanted
+
+
+def run(
+    campaign: Campaign, *, at_once: int, scheduler: str | None, note: Callable[[str], None]
+) -> Iterator[tuple[Tried, bool]]:
+    """Every defect's verdict as it comes, and whether it was known already; the clean kernel is tried first and last.
+
+    :raises HarnessError: the clean kernel does not pass, so nothing that is noticed would mean anything.
+    """
+    with source.opened(parse_kernel(campaign.spec), note) as workspace:
+        base = workspace.git("rev-parse", f"{workspace.base}^{{tree}}")
+    known = {defect.name: _recalled(campaign.key(defect, base)) for defect in campaign.defects}
+    for tried in known.values():
+        if tried:
+            yield tried, True
+    left = [defect for defect in campaign.defects if known[defect.name] is None]
+    if not left:
+        return
+    figures = _clean(campaign, "before", note)
+    work = [jobs.Job(defect.name, attempt, (campaign.spec, defect, figures, campaign.upstream)) for defect in left]
+    keys = {defect.name: campaign.key(defect, base) for defect in left}
+    for finished in jobs.run(work, scheduler=scheduler, at_once=at_once):
+        if finished.error is not None:
+            yield Tried(finished.key, error=f"not tried: {finished.error}"), False
+            continue
+        _remember(keys[finished.key], finished.value)
+        yield finished.value, False
+    _clean(campaign, "after", note)
+
+
+def attempt(spec: str, defect: Defect, figures: list[Record], upstream: bool) -> Tried:
+    """Build the kernel with *defect* and try it; *figures* are the clean kernel's exact ones."""
+    began = time.monotonic()
+    with tempfile.TemporaryDirectory(prefix="kst-sabotage-") as scratch:
+        try:
+            with bench.taken(parse_kernel(spec)) as place:
+                kernel = place.kernel(defect, Path(scratch))
+        except (BootError, UsageError) as error:
+            return Tried(defect.name, error=str(error))
+        ours = _dearer(kernel, figures) if defect.kind == "cost" else noticed(kernel, OURS)
+        theirs = noticed(kernel, UPSTREAM) if upstream else Seen()
+    return Tried(defect.name, "", ours, theirs, round(time.monotonic() - began, 1))
+
+
+def noticed(kernel: str, suites: Sequence[str]) -> Seen:
+    """The first test of *suites* that fails on *kernel*; a test that broke, or was not run, notices nothing."""
+    began = time.monotonic()
+    told, records = bench.run(kernel, suites, ["--fail-fast", "--timeout", str(TEST_BOUND)])
+    if told.exit_code == 3 and any(record.outcome in (Outcome.ERROR, Outcome.MISS) for record in records):
+        told, records = bench.run(kernel, suites, ["--timeout", str(TEST_BOUND)])
+    seconds = round(time.monotonic() - began, 1)
+    if told.exit_code == 125:
+        return Seen("boot", "NO BOOT", told.why, seconds)
+    first = next((record for record in records if record.counts_as_failure), None)
+    return Seen(first.id, str(first.outcome), first.message, seconds) if first else Seen(seconds=seconds)
+
+
+def _dearer(kernel: str, figures: list[Record]) -> Seen:
+    """The path that became dearest by the exact comparison with the clean kernel, if one did by one instruction."""
+    began = time.monotonic()
+    told, records = bench.run(kernel, LATENCY, ["--mode", "exact"])
+    seconds = round(time.monotonic() - began, 1)
+    if told.exit_code:
+        raise HarnessError(f"the latency suite did not pass on a kernel that is only slow: {told.why}")
+    found = regressions(changes(figures, records), 0)
+    if not found:
+        return Seen(seconds=seconds)
+    worst = max(found, key=lambda change: change.more / max(change.base, 1))
+    message = f"{worst.title}: {worst.base:g} became {worst.head:g} {worst.unit}, and {len(found) - 1} more paths"
+    return Seen("kst compare --max-regression 0", "DEARER", message, seconds)
+
+
+def _clean(campaign: Campaign, when: str, note: Callable[[str], None]) -> list[Record]:
+    """The clean kernel passes all that the broken ones are tried by; its exact figures."""
+    wanted = parse_kernel(campaign.spec)
+    with tempfile.TemporaryDirectory(prefix="kst-sabotage-") as scratch:
+        note(f"{campaign.spec}: builds the clean kernel, and tries it {when} the broken ones")
+        with bench.taken(wanted) as place:
+            kernel = place.kernel(None, Path(scratch))
+        for suites in (OURS, *([UPSTREAM] if campaign.upstream else [])):
+            told, _ = bench.run(kernel, suites, [])
+            if told.exit_code:
+                raise HarnessError(
+                    f"{campaign.spec}: the clean kernel does not pass {', '.join(suites)} {when} the broken ones, "
+                    f"so nothing can be said of them: {told.why}"
+                )
+        if when == "after" or all(defect.kind != "cost" for defect in campaign.defects):
+            return []
+        told, records = bench.run(kernel, LATENCY, ["--mode", "exact"])
+        if told.exit_code:
+            raise HarnessError(f"{campaign.spec}: the clean kernel does not pass latency: {told.why}")
+        return records
+
+
+def _place(key: str) -> Path:
+    folder = paths.cache_dir() / "sabotage" / "verdicts"
+    folder.mkdir(parents=True, exist_ok=True)
+    return folder / f"{key}.json"
+
+
+def _recalled(key: str) -> Tried | None:
+    try:
+        return msgspec.json.decode(_place(key).read_bytes(), type=Tried)
+    except (OSError, msgspec.MsgspecError):
+        return None
+
+
+def _remember(key: str, tried: Tried) -> None:
+    temporary = _place(key).with_suffix(".new")
+    temporary.write_bytes(msgspec.json.encode(tried))
+    temporary.replace(_place(key))

@@ -1,0 +1,96 @@
+"""The selftests of tools/testing/selftests/mm, built static from the very source of a kernel; cached by content."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import subprocess
+from collections.abc import Callable
+from pathlib import Path
+
+import filelock
+
+from kselftests_py import paths
+from kselftests_py.errors import HarnessError, UsageError
+from kselftests_py.kernels import KernelImage, RunningKernel, series, source
+from kselftests_py.kernels.spec import BuildSpec, parse
+
+PROGRAMS = ("uffd-unit-tests", "uffd-wp-mremap", "uffd-stress", "pagemap_ioctl")
+_FOLDER = "tools/testing/selftests/mm"
+
+
+class NoSource(UsageError):
+    """It is not known which source the kernel was built from."""
+
+
+def source_of(kernel: KernelImage | RunningKernel) -> BuildSpec:
+    """The source that *kernel* was built from; :raises NoSource: nobody says."""
+    if isinstance(kernel, RunningKernel):
+        raise NoSource(f"{kernel.spec}: the source of a running kernel is not known; give source:, tree: or git:")
+    spec = kernel.provenance.get("source") or kernel.spec
+    if spec.startswith("debian:"):
+        spec = f"source:{'.'.join(kernel.release.split('.')[:2])}"
+    wanted = parse(spec)
+    if not isinstance(wanted, BuildSpec):
+        raise NoSource(f"{kernel.spec}: its source is not known; name it: {kernel.spec},source=SPEC")
+    return wanted
+
+
+def built(kernel: KernelImage | RunningKernel, progress: Callable[[str], None]) -> dict[str, Path]:
+    """The programs of *kernel*'s source that this source has, by name.
+
+    :raises NoSource: its source is not known, or not to be had in its version.
+    :raises HarnessError: they do not build.
+    """
+    wanted = source_of(kernel)
+    with source.opened(wanted, progress) as workspace, source.scratch(workspace.folder) as scratch:
+        assert isinstance(kernel, KernelImage)
+        _check_version(kernel, wanted, workspace.provenance)
+        found = [series.collect(each, _made(scratch / str(at)), progress) for at, each in enumerate(wanted.series)]
+        parts = [workspace.git("rev-parse", f"{workspace.base}^{{tree}}"), *(series.digest(files) for files in found)]
+        key = hashlib.sha256(" ".join([*parts, *PROGRAMS]).encode()).hexdigest()[:24]
+        folder = paths.cache_dir().absolute() / "upstream" / key
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        with filelock.FileLock(f"{folder}.lock"):
+            if not folder.is_dir():
+                progress(f"building the kernel's own selftests from {wanted.spec}")
+                workspace.lay_out(workspace.base)
+                for each, files in zip(wanted.series, found, strict=True):
+                    series.apply(workspace, f"+series:{each}", files)
+                _build(workspace.src, scratch / "headers", _made(scratch / "programs"))
+                (scratch / "programs").rename(folder)
+    return {name: folder / name for name in PROGRAMS if (folder / name).is_file()}
+
+
+def _made(folder: Path) -> Path:
+    folder.mkdir()
+    return folder
+
+
+def _check_version(kernel: KernelImage, wanted: BuildSpec, found: dict[str, str]) -> None:
+    """Debian's kernel and Debian's source are two packages: both must be of one version."""
+    version = kernel.provenance.get("version")
+    if not kernel.spec.startswith("debian:") or version is None:
+        return
+    ours = next(iter(found.values())).split()[0]
+    if ours != version:
+        raise NoSource(f"{kernel.spec} is {version} and its source, {wanted.spec}, {ours}: not the same")
+
+
+def _build(src: Path, headers: Path, out: Path) -> None:
+    there = [name for name in PROGRAMS if (src / _FOLDER / f"{name}.c").is_file()]
+    if not there:
+        raise HarnessError(f"{_FOLDER}: has none of {', '.join(PROGRAMS)}; this source is too old for --suite upstream")
+    # "headers" and not "headers_install", which wants rsync.
+    _make(["-C", src, f"O={headers}", "headers"])
+    options = [f"OUTPUT={out}", f"KHDR_INCLUDES=-isystem {headers}/usr/include", "EXTRA_CFLAGS=-static"]
+    _make(["-C", src / _FOLDER, *options, *(out / name for name in there)])
+
+
+def _make(arguments: list[str | Path]) -> None:
+    command = ["make", f"-j{len(os.sched_getaffinity(0))}", *arguments]
+    done = subprocess.run(command, capture_output=True, text=True, errors="replace", stdin=subprocess.DEVNULL)
+    if done.returncode:
+        lines = (done.stdout + done.stderr).splitlines()
+        first = next((line for line in lines if "error" in line.lower()), (lines or ["make said nothing"])[-1])
+        raise HarnessError(f"the kernel's own selftests do not build: {first.strip()[:300]}")
