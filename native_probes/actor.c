@@ -10,6 +10,7 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/syscall.h>
+#include <sys/wait.h>
 #include <time.h>
 #include <unistd.h>
 #if defined(__x86_64__)
@@ -54,6 +55,18 @@ static inline uint64_t ticks(void)
 
 typedef uint64_t __attribute__((aligned(1), may_alias)) any_u64;
 
+/* A fork by this thread, which sleeps in it until the events that it raises are read; the child exits at once. */
+static uint64_t fork_and_wait(void)
+{
+	pid_t pid = (pid_t)syscall(SYS_clone, SIGCHLD, 0, 0, 0, 0);
+
+	if (pid == 0)
+		_exit(0);
+	while (pid > 0 && waitpid(pid, NULL, 0) < 0 && errno == EINTR)
+		;
+	return pid > 0;
+}
+
 /* One access. Sanitizers must not look: `addr` may be anything. */
 __attribute__((noinline, no_sanitize("address", "undefined"))) static uint64_t perform(enum kst_how how, uint64_t addr,
 									      uint64_t value)
@@ -71,6 +84,8 @@ __attribute__((noinline, no_sanitize("address", "undefined"))) static uint64_t p
 	case KST_EXEC:
 		((void (*)(void))(uintptr_t)addr)();
 		return 0;
+	case KST_FORK:
+		return fork_and_wait();
 	}
 	return 0;
 }
@@ -224,7 +239,7 @@ void kst_ticket_free(struct kst_ticket *ticket)
 
 static bool how_arg(const json_t *args, enum kst_how *how, json_t **reply)
 {
-	static const char *const names[] = {"read", "write", "rmw", "exec"};
+	static const char *const names[] = {"read", "write", "rmw", "exec", "fork"};
 	const char *name;
 
 	if (!kst_arg_str(args, "how", &name, reply))
@@ -235,7 +250,7 @@ static bool how_arg(const json_t *args, enum kst_how *how, json_t **reply)
 			return true;
 		}
 	}
-	*reply = kst_error("argument how: %s is none of read, write, rmw, exec", name);
+	*reply = kst_error("argument how: %s is none of read, write, rmw, exec, fork", name);
 	return false;
 }
 

@@ -67,6 +67,10 @@ def _two_cpus(caps: Capabilities) -> str | None:
     return None if caps.raw.cpus >= 2 else "one CPU: accesses cannot race"
 
 
+def _two_nodes(caps: Capabilities) -> str | None:
+    return None if caps.raw.nodes >= 2 else "one NUMA node: nothing to migrate between"
+
+
 _CHECKS: dict[str, _Check] = {
     "uffd": _no_uffd,
     "wp": _feature(Feature.PAGEFAULT_FLAG_WP),
@@ -93,4 +97,5 @@ _CHECKS: dict[str, _Check] = {
     "thp": _flag("thp", "no transparent huge pages"),
     "hugetlb": _hugetlb,
     "smp": _two_cpus,
+    "nodes": _two_nodes,
 }

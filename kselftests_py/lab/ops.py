@@ -128,6 +128,14 @@ def settle(addr: int) -> Op[replies.Empty]:
     return _op("settle", replies.Empty, addr=addr)
 
 
+def move_pages(addr: int, length: int, page_size: int, node: int | None = None) -> Op[replies.Nodes]:
+    return _op("move_pages", replies.Nodes, addr=addr, len=length, page_size=page_size, node=node)
+
+
+def swap_cycle() -> Op[replies.Empty]:
+    return _op("swap_cycle", replies.Empty)
+
+
 # userfaultfd.
 
 

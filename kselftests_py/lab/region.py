@@ -134,6 +134,15 @@ class Region(Span):
         where = span or self
         self.subject.call(ops.mprotect(where.addr, where.length, prot))
 
+    def nodes(self) -> list[int]:
+        """The NUMA node of each page, or a negative errno where there is none."""
+        return self.subject.call(ops.move_pages(self.addr, self.length, self.page_size)).nodes
+
+    def migrate(self, node: int, span: Span | None = None) -> list[int]:
+        """move_pages(2) of *span* (the whole region by default) to *node*; where its pages are then."""
+        where = span or self
+        return self.subject.call(ops.move_pages(where.addr, where.length, self.page_size, node)).nodes
+
     def unmap(self) -> None:
         """munmap(2) the whole region."""
         self.subject.call(ops.unmap(self.handle))

@@ -67,6 +67,7 @@ class Caps(Struct):
     thp: bool | int | str = False
     hugetlb_free: Count = 0
     cpus: Count = 1
+    nodes: Count = 1
     clocksource: Text = ""
 
 
@@ -192,6 +193,12 @@ class NewAddress(Struct):
     """Where a mapping went."""
 
     addr: Address
+
+
+class Nodes(Struct):
+    """The node that each page is on now, or a negative errno."""
+
+    nodes: Annotated[list[Annotated[int, Meta(ge=-4096, le=1023)]], Meta(max_length=1 << 16)]
 
 
 class Entries(Struct):
