@@ -65,6 +65,8 @@ extern const struct kst_op kst_ticket_ops[];   /* ticket.c: what became of an ac
 extern const struct kst_op kst_pagemap_ops[];  /* pagemap.c: pagemap entries and PAGEMAP_SCAN */
 extern const struct kst_op kst_latency_ops[];  /* latency.c: fault_latency, protect_cost, scan_cost */
 extern const struct kst_op kst_evict_ops[];    /* evict.c: eviction against racing writers */
+extern const struct kst_op kst_access_ops[];   /* kernel_access.c: accesses by the kernel */
+extern const struct kst_op kst_race_ops[];     /* race_rounds.c: protection against accesses without pause */
 extern const struct kst_op kst_refusal_ops[];  /* refusals.c: ioctls on any pointer, a process without capabilities */
 
 /*
