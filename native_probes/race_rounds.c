@@ -2,14 +2,14 @@
 /*
  * race_rounds.c - protection put on and taken off, round after round, while threads access the memory without pause.
  *
- * A round: in sync mode, protect all pages. Then, in one round of two, wait until every racer is blocked; by then
- * every page must still be protected, since nobody resolves: a fault that was on its way when the mode changed and
- * resolves itself afterwards shows here. In the other rounds nobody waits. Then let the racers go (resolve, resolve
- * and wake apart, switch to async mode, close the descriptor): each must make two accesses more, so that one of them
- * began afterwards; a fault that goes to sleep although its page is free by then shows here.
+ * A round: in sync mode, protect all pages. Then, in some rounds, wait until every racer is blocked; by then every
+ * page must still be protected, since nobody resolves: a fault that was on its way when the mode changed and resolves
+ * itself afterwards shows here. In the other rounds nobody waits. Then let the racers go (resolve, resolve and wake
+ * apart, switch to async mode, close the descriptor): each must make two accesses more, so that one of them began
+ * afterwards; a fault that goes to sleep although its page is free by then shows here.
  *
- * The main thread runs at SCHED_FIFO if it may, and pauses for a random while before it protects: so it preempts a
- * racer at any instruction of its fault. The pause waits for nothing.
+ * The main thread runs at SCHED_FIFO if it may, and pauses for a random while before it protects, and before it lets
+ * go: so it preempts a racer at any instruction of its fault. These pauses wait for nothing.
  */
 #define _GNU_SOURCE
 #include "race.h"
@@ -26,7 +26,9 @@
 #include <sys/ioctl.h>
 #include <unistd.h>
 
-#define PAUSE_NS 400000 /* at most */
+#define PAUSE_NS 100000 /* at most, before protecting: the racers fault on what is protected still */
+#define RACE_NS 40000   /* at most, before letting go: the racers fault on what was just protected */
+#define CHECKED 4       /* one round of so many waits until every racer is blocked */
 
 static void note(struct race *race, const char *what, uint64_t number)
 {
@@ -116,13 +118,19 @@ static json_t *let_go(struct race *race)
 	return err ? kst_errno(err, "letting the racers go") : NULL;
 }
 
+static void any_moment(struct race *race, uint64_t most_ns)
+{
+	struct timespec pause = { 0, (long)(kst_random(&race->seed) % most_ns) };
+
+	clock_nanosleep(CLOCK_MONOTONIC, 0, &pause, NULL);
+}
+
 static json_t *one_round(struct race *race)
 {
-	struct timespec pause = { 0, (long)(kst_random(&race->seed) % PAUSE_NS) };
 	bool blocked = true;
 	int err = 0;
 
-	clock_nanosleep(CLOCK_MONOTONIC, 0, &pause, NULL);
+	any_moment(race, PAUSE_NS);
 	pthread_mutex_lock(&race->lock);
 	race->blocked = 0;
 	pthread_mutex_unlock(&race->lock);
@@ -130,7 +138,9 @@ static json_t *one_round(struct race *race)
 		err = kst_track_set_async(&race->track, false);
 	if (!err)
 		err = kst_track_protect(&race->track, race->mem.addr, race->mem.len, true);
-	if (!err && race->round % 2 == 0) {
+	if (!err && race->round % CHECKED) {
+		any_moment(race, RACE_NS);
+	} else if (!err) {
 		err = all_block(race, &blocked);
 		if (!err && !blocked) {
 			race->escaped++;

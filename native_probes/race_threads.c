@@ -5,7 +5,6 @@
 #include "uapi.h"
 
 #include <errno.h>
-#include <sched.h>
 #include <string.h>
 #include <sys/eventfd.h>
 #include <sys/mman.h>
@@ -34,10 +33,8 @@ static void *run_racer(void *arg)
 	sem_post(&r->race->moved);
 	while (!atomic_load(&r->race->stop)) {
 		access_once(r);
-		if (atomic_load(&r->owed) && atomic_fetch_sub(&r->owed, 1) == 1) {
+		if (atomic_load(&r->owed) && atomic_fetch_sub(&r->owed, 1) == 1)
 			sem_post(&r->race->moved);
-			sched_yield(); /* there are more racers than CPUs */
-		}
 	}
 	return NULL;
 }

@@ -1,6 +1,6 @@
 """Protection that comes and goes while threads access the memory without pause, and other calls run beside them.
 
-The loop runs inside the probe (op ``race``; native_probes/race_rounds.c has its steps): four racers on two CPUs, and
+The loop runs inside the probe (op ``race``; native_probes/race_rounds.c has its steps): two racers on two CPUs, and
 a thread that disturbs. Source: I1, I2, I3 and I5 of the UAPI contract; handle_userfault() and userfaultfd_set_mode()
 in mm/userfaultfd.c ("Drain in-flight faults before flipping features"); do_uffd_rwp() in mm/memory.c.
 """
@@ -38,28 +38,28 @@ def _assert_held(race: Race, rounds: int) -> None:
 
 
 RELEASES = [
-    pytest.param("rwp", "anon", "resolve", 150, marks=RWP_NEEDS),
-    pytest.param("rwp", "shmem", "resolve", 150, marks=RWP_NEEDS),
-    pytest.param("rwp", "hugetlb", "resolve", 100, marks=[RWP_NEEDS, HUGETLB]),
-    pytest.param("rwp", "anon", "dontwake", 150, marks=RWP_NEEDS),
-    pytest.param("rwp", "anon", "close", 100, marks=RWP_NEEDS),
-    pytest.param("rwp", "hugetlb", "set_mode", 100, marks=[ASYNC_NEEDS, HUGETLB]),
-    pytest.param("wp", "anon", "resolve", 150, marks=WP_NEEDS),
-    pytest.param("wp", "shmem", "dontwake", 150, marks=WP_NEEDS),
-    pytest.param("wp", "hugetlb", "resolve", 100, marks=[WP_NEEDS, HUGETLB]),
-    pytest.param("wp", "shmem", "close", 100, marks=WP_NEEDS),
+    pytest.param("rwp", "anon", "resolve", marks=RWP_NEEDS),
+    pytest.param("rwp", "shmem", "resolve", marks=RWP_NEEDS),
+    pytest.param("rwp", "hugetlb", "resolve", marks=[RWP_NEEDS, HUGETLB]),
+    pytest.param("rwp", "anon", "dontwake", marks=RWP_NEEDS),
+    pytest.param("rwp", "anon", "close", marks=RWP_NEEDS),
+    pytest.param("rwp", "hugetlb", "set_mode", marks=[ASYNC_NEEDS, HUGETLB]),
+    pytest.param("wp", "anon", "resolve", marks=WP_NEEDS),
+    pytest.param("wp", "shmem", "dontwake", marks=WP_NEEDS),
+    pytest.param("wp", "hugetlb", "resolve", marks=[WP_NEEDS, HUGETLB, pytest.mark.finding("F023")]),
+    pytest.param("wp", "shmem", "close", marks=WP_NEEDS),
 ]
 
 
 @pytest.mark.contract("I1", "P16")
 @pytest.mark.control("skip_protect", "lose_wake")
-@pytest.mark.parametrize(("mode", "kind", "release", "rounds"), RELEASES)
-def test_racers_are_stopped_and_let_go(subject: Subject, mode: str, kind: str, release: str, rounds: int) -> None:
+@pytest.mark.parametrize(("mode", "kind", "release"), RELEASES)
+def test_racers_are_stopped_and_let_go(subject: Subject, mode: str, kind: str, release: str) -> None:
     """Each racer stops once at a protected page and goes on when it is let go, however close the two calls are.
 
     Source: I1; handle_userfault() queues itself before it asks whether it must wait, or a wake between is lost.
     """
-    _assert_held(_race(subject, mode, kind, release, rounds), rounds)
+    _assert_held(_race(subject, mode, kind, release, 60), 60)
 
 
 @ASYNC_NEEDS
@@ -71,29 +71,27 @@ def test_no_fault_resolves_itself_after_the_switch_to_sync(subject: Subject, kin
 
     Source: userfaultfd_set_mode(): "no in-flight fault can observe the old features after mmap_write_unlock()".
     """
-    _assert_held(_race(subject, "rwp", kind, "set_mode", 400), 400)
+    _assert_held(_race(subject, "rwp", kind, "set_mode", 200), 200)
 
 
 DISTURBANCES = ["fork", "scan", "mprotect", "unmap", "descriptor", "reader"]
+TRACKS = [
+    pytest.param("rwp", "anon", "set_mode", marks=ASYNC_NEEDS),
+    pytest.param("rwp", "shmem", "resolve", marks=RWP_NEEDS),
+    pytest.param("wp", "shmem", "resolve", marks=WP_NEEDS),  # not anon: a page shared by fork() meets F023 by chance
+]
 
 
 @pytest.mark.contract("I1", "I2", "I5")
 @pytest.mark.control("skip_protect")
 @pytest.mark.parametrize("disturb", DISTURBANCES)
-@pytest.mark.parametrize(
-    ("mode", "kind", "release"),
-    [
-        pytest.param("rwp", "anon", "set_mode", marks=ASYNC_NEEDS),
-        pytest.param("rwp", "shmem", "resolve", marks=RWP_NEEDS),
-        pytest.param("wp", "anon", "resolve", marks=WP_NEEDS),
-    ],
-)
+@pytest.mark.parametrize(("mode", "kind", "release"), TRACKS)
 def test_other_calls_beside_the_racers(subject: Subject, mode: str, kind: str, release: str, disturb: str) -> None:
     """The same while the process forks, scans, splits and merges the mapping, unmaps other protected memory, uses a
     second userfaultfd, or reads messages in a second thread.
 
     Source: I1, I2, I5; mmap_lock and per-VMA lock of the fault against those of each call.
     """
-    race = _race(subject, mode, kind, release, 60, disturb)
-    _assert_held(race, 60)
+    race = _race(subject, mode, kind, release, 20, disturb)
+    _assert_held(race, 20)
     assert race.disturbances > 0
