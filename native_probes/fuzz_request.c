@@ -22,6 +22,8 @@ const struct kst_op kst_latency_ops[] = {{NULL, NULL}};
 const struct kst_op kst_path_ops[] = {{NULL, NULL}};
 const struct kst_op kst_node_ops[] = {{NULL, NULL}};
 const struct kst_op kst_evict_ops[] = {{NULL, NULL}};
+const struct kst_op kst_access_ops[] = {{NULL, NULL}};
+const struct kst_op kst_race_ops[] = {{NULL, NULL}};
 json_t *kst_kernel_log(void);
 
 json_t *kst_caps(void)

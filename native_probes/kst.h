@@ -67,6 +67,8 @@ extern const struct kst_op kst_latency_ops[];  /* latency.c: fault_latency, prot
 extern const struct kst_op kst_node_ops[];     /* nodes.c: move_pages, swap_cycle */
 extern const struct kst_op kst_path_ops[];     /* paths.c: path_cost */
 extern const struct kst_op kst_evict_ops[];    /* evict.c: eviction against racing writers */
+extern const struct kst_op kst_access_ops[];   /* kernel_access.c: accesses by the kernel */
+extern const struct kst_op kst_race_ops[];     /* race_rounds.c: protection against accesses without pause */
 extern const struct kst_op kst_refusal_ops[];  /* refusals.c: ioctls on any pointer, a process without capabilities */
 
 /*

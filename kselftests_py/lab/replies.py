@@ -274,3 +274,35 @@ class Evicted(Struct):
     damaged: Count
     ambushes_trapped: Count
     first_lost: Text | None = None
+
+
+class KernelAccess(Struct):
+    """What became of one access by the kernel to a protected page (op ``kernel_access``)."""
+
+    armed: bool
+    messages: Count
+    flags: Count
+    waited: bool
+    early: bool
+    finished: bool
+    marked: bool
+    reported: bool
+    neighbours: bool
+    page: bool
+    got: bool
+    error: Text
+
+
+class Race(Struct):
+    """Counters of racers against protection that comes and goes (op ``race``)."""
+
+    rounds: Count
+    accesses: Count
+    disturbances: Count
+    messages: Count
+    unarmed: Count
+    asleep: Count
+    escaped: Count
+    again: Count
+    damaged: Count
+    first: Text
