@@ -7,6 +7,7 @@ import click
 from kselftests_py.cli.compare import compare_command
 from kselftests_py.cli.errors import EPILOG
 from kselftests_py.cli.kernels import kernels_command
+from kselftests_py.cli.presubmit import presubmit_command
 from kselftests_py.cli.run import report_command, run_command
 from kselftests_py.cli.sabotage import sabotage_command
 from kselftests_py.cli.setup import doctor_command, test_command
@@ -22,6 +23,7 @@ for command in (
     run_command,
     compare_command,
     report_command,
+    presubmit_command,
     sabotage_command,
     kernels_command,
     doctor_command,

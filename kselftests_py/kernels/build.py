@@ -160,6 +160,17 @@ def compile_kernel(spec: str, src: Path, out: Path, name: str, progress: Progres
     return log
 
 
+def objects(spec: str, src: Path, out: Path, name: str, sources: list[str]) -> str:
+    """Compile each of *sources* anew; gives what was said. Raises BootError with the first error."""
+    wanted = [str(Path(each).with_suffix(".o")) for each in sources]
+    for each in wanted:
+        (out / each).unlink(missing_ok=True)
+    told = _make(src, out, name, wanted, lambda line: None) if wanted else None
+    if told is not None and told.returncode:
+        raise _failure(spec, told.stdout, None)
+    return told.stdout if told else ""
+
+
 def _failure(what: str, text: str, log: Path | None) -> BootError | HarnessError:
     where = f" (log: {log})" if log else ""
     if _FULL in text:

@@ -229,6 +229,11 @@ def _revision(folder: Path, wanted: BuildSpec, progress: Callable[[str], None]) 
     return commit, _commit(folder, git.output("rev-parse", f"{commit}^{{tree}}", cwd=folder, env=_env(folder)))
 
 
+def commit_of(workspace: Workspace, tree: str) -> str:
+    """A commit of ours with *tree*."""
+    return _commit(workspace.folder, tree)
+
+
 def _snapshot(folder: Path, theirs: Path, progress: Callable[[str], None]) -> str:
     """A commit of what is in the user's directory now, uncommitted and new files too, ignored ones not."""
     told = git.run(

@@ -1,4 +1,4 @@
-"""Where a defect is tried: a source of its own that is broken, built, and mended again, and the runs on what came out.
+"""Where a defect is tried: a source of its own that is broken, built, and mended again.
 
 A bench is a directory of the cache with the source as files (no git) and the objects of the last build: make compiles
 what a defect touched, and ccache what mending touches. One process has a bench at a time; as many are made as are
@@ -10,24 +10,19 @@ from __future__ import annotations
 import contextlib
 import shutil
 import subprocess
-import sys
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 import filelock
-import msgspec
 
 from kselftests_py import paths
 from kselftests_py.errors import HarnessError
 from kselftests_py.kernels import build, config, source
 from kselftests_py.kernels.spec import BuildSpec
-from kselftests_py.results import Record, RunFolder
 from kselftests_py.sabotage.defects import Defect, apply
 
-_BOUND = 3600.0
-"""Seconds for one ``kst run``: each of its tests has a bound of its own."""
 _MOST = 64
 
 
@@ -112,32 +107,3 @@ def taken(wanted: BuildSpec) -> Iterator[Bench]:
         yield bench
     finally:
         holder.release()
-
-
-class Told(msgspec.Struct, frozen=True):
-    """What ``kst run --json`` said."""
-
-    verdict: str
-    why: str
-    exit_code: int
-
-
-def run(kernel: str, suites: Sequence[str], options: Sequence[str]) -> tuple[Told, list[Record]]:
-    """``kst run`` of *suites* on the kernel *kernel*, in a process of its own that dies with us: verdict and records.
-
-    :raises HarnessError: it says nothing that can be read.
-    """
-    with tempfile.TemporaryDirectory(prefix="kst-sabotage-") as scratch:
-        out = Path(scratch) / "run"
-        command = ["setpriv", "--pdeathsig", "TERM", sys.executable, "-m", "kselftests_py", "run", "--json"]
-        command += ["--kernel", kernel, "--baseline", "none", "--out", str(out), *options]
-        command += [part for suite in suites for part in ("--suite", suite)]
-        try:
-            done = subprocess.run(command, capture_output=True, text=True, errors="replace", timeout=_BOUND)
-        except subprocess.TimeoutExpired:
-            raise HarnessError(f"kst run did not end within {_BOUND:.0f} s: {' '.join(command)}") from None
-        try:
-            return msgspec.json.decode(done.stdout, type=Told), RunFolder.open(out).records()
-        except msgspec.MsgspecError:
-            lines = done.stderr.strip().splitlines() or ["no output"]
-            raise HarnessError(f"{' '.join(suites)}: kst run ended with {done.returncode}: {lines[-1][:300]}") from None

@@ -1,7 +1,8 @@
 """``kst sabotage``: each defect built, booted and tried by the suites; who noticed it, and how fast.
 
-A verdict is kept as soon as it is there, under what it was made of (source, configuration, defect, probe, suites), so a
-campaign that was stopped goes on where it was.
+A verdict is kept as soon as it is there, under what it was made of (source, configuration and defect; for our suites
+also the probe and the suites), so a campaign that was stopped goes on where it was, and one whose tests were changed
+tries only those again.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ import msgspec
 
 from kselftests_py import jobs, paths
 from kselftests_py.errors import BootError, HarnessError, UsageError
+from kselftests_py.jobs import runs
 from kselftests_py.kernels import source
 from kselftests_py.kernels.spec import BuildSpec, parse
 from kselftests_py.lab.build import probe_digest
@@ -62,11 +64,13 @@ class Campaign:
     defects: Sequence[Defect]
     upstream: bool = True
 
-    def key(self, defect: Defect | None, base: str) -> str:
-        """Names all that a verdict depends on."""
-        parts = [base, parse_kernel(self.spec).flavour, probe_digest(), tree_digest(data_dir("suites"))]
-        parts += [str(self.upstream), msgspec.json.encode(defect).decode()]
-        return hashlib.sha256("\n".join(parts).encode()).hexdigest()
+    def keys(self, defect: Defect, base: str) -> dict[str, str]:
+        """Names all that a verdict of ours, and of upstream's, depends on."""
+        made_of = [base, parse_kernel(self.spec).flavour, msgspec.json.encode(defect).decode()]
+        ours = [*made_of, probe_digest(), tree_digest(data_dir("suites"))]
+        parts = {"ours": ours, "upstream": [*made_of, "upstream"]}
+        wanted = ("ours", "upstream") if self.upstream else ("ours",)
+        return {name: hashlib.sha256("\n".join(parts[name]).encode()).hexdigest() for name in wanted}
 
 
 def parse_kernel(spec: str) -> BuildSpec:
@@ -88,45 +92,64 @@ def run(
     """
     with source.opened(parse_kernel(campaign.spec), note) as workspace:
         base = workspace.git("rev-parse", f"{workspace.base}^{{tree}}")
-    known = {defect.name: _recalled(campaign.key(defect, base)) for defect in campaign.defects}
-    for tried in known.values():
-        if tried:
-            yield tried, True
-    left = [defect for defect in campaign.defects if known[defect.name] is None]
+    keys = {defect.name: campaign.keys(defect, base) for defect in campaign.defects}
+    known = {name: {which: _recalled(key) for which, key in of.items()} for name, of in keys.items()}
+    left = [defect for defect in campaign.defects if None in known[defect.name].values()]
+    for name in [defect.name for defect in campaign.defects if defect not in left]:
+        yield _put_together(name, known[name]), True
     if not left:
         return
     figures = _clean(campaign, "before", note)
-    work = [jobs.Job(defect.name, attempt, (campaign.spec, defect, figures, campaign.upstream)) for defect in left]
-    keys = {defect.name: campaign.key(defect, base) for defect in left}
+    work = [
+        jobs.Job(
+            defect.name,
+            attempt,
+            (campaign.spec, defect, figures, [w for w, seen in known[defect.name].items() if seen is None]),
+        )
+        for defect in left
+    ]
     for finished in jobs.run(work, scheduler=scheduler, at_once=at_once):
         if finished.error is not None:
             yield Tried(finished.key, error=f"not tried: {finished.error}"), False
             continue
-        _remember(keys[finished.key], finished.value)
-        yield finished.value, False
+        tried: Tried = finished.value
+        found = known[tried.name]
+        for which in [which for which, seen in found.items() if seen is None]:
+            found[which] = tried.ours if which == "ours" else tried.upstream
+            if not tried.error:
+                _remember(keys[tried.name][which], found[which])
+        yield _put_together(tried.name, found, tried), False
     _clean(campaign, "after", note)
 
 
-def attempt(spec: str, defect: Defect, figures: list[Record], upstream: bool) -> Tried:
-    """Build the kernel with *defect* and try it; *figures* are the clean kernel's exact ones."""
+def _put_together(name: str, seen: dict[str, Seen | None], now: Tried | None = None) -> Tried:
+    now = now or Tried(name)
+    return Tried(name, now.error, seen["ours"] or Seen(), seen.get("upstream") or Seen(), now.seconds)
+
+
+def attempt(spec: str, defect: Defect, figures: list[Record], which: Sequence[str]) -> Tried:
+    """Build the kernel with *defect* and try it by *which* suites; *figures* are the clean kernel's exact ones."""
     began = time.monotonic()
     with tempfile.TemporaryDirectory(prefix="kst-sabotage-") as scratch:
         try:
             with bench.taken(parse_kernel(spec)) as place:
-                kernel = place.kernel(defect, Path(scratch))
+                kernel = f"{place.kernel(defect, Path(scratch))},source={spec}"
         except (BootError, UsageError) as error:
             return Tried(defect.name, error=str(error))
-        ours = _dearer(kernel, figures) if defect.kind == "cost" else noticed(kernel, OURS)
-        theirs = noticed(kernel, UPSTREAM) if upstream else Seen()
+        ours = theirs = Seen()
+        if "ours" in which:
+            ours = _dearer(kernel, figures) if defect.kind == "cost" else noticed(kernel, OURS)
+        if "upstream" in which:
+            theirs = noticed(kernel, UPSTREAM)
     return Tried(defect.name, "", ours, theirs, round(time.monotonic() - began, 1))
 
 
 def noticed(kernel: str, suites: Sequence[str]) -> Seen:
     """The first test of *suites* that fails on *kernel*; a test that broke, or was not run, notices nothing."""
     began = time.monotonic()
-    told, records = bench.run(kernel, suites, ["--fail-fast", "--timeout", str(TEST_BOUND)])
+    told, records = runs.run(kernel, suites, ["--fail-fast", "--timeout", str(TEST_BOUND)])
     if told.exit_code == 3 and any(record.outcome in (Outcome.ERROR, Outcome.MISS) for record in records):
-        told, records = bench.run(kernel, suites, ["--timeout", str(TEST_BOUND)])
+        told, records = runs.run(kernel, suites, ["--timeout", str(TEST_BOUND)])
     seconds = round(time.monotonic() - began, 1)
     if told.exit_code == 125:
         return Seen("boot", "NO BOOT", told.why, seconds)
@@ -137,7 +160,7 @@ def noticed(kernel: str, suites: Sequence[str]) -> Seen:
 def _dearer(kernel: str, figures: list[Record]) -> Seen:
     """The path that became dearest by the exact comparison with the clean kernel, if one did by one instruction."""
     began = time.monotonic()
-    told, records = bench.run(kernel, LATENCY, ["--mode", "exact"])
+    told, records = runs.run(kernel, LATENCY, ["--mode", "exact"])
     seconds = round(time.monotonic() - began, 1)
     if told.exit_code:
         raise HarnessError(f"the latency suite did not pass on a kernel that is only slow: {told.why}")
@@ -155,9 +178,9 @@ def _clean(campaign: Campaign, when: str, note: Callable[[str], None]) -> list[R
     with tempfile.TemporaryDirectory(prefix="kst-sabotage-") as scratch:
         note(f"{campaign.spec}: builds the clean kernel, and tries it {when} the broken ones")
         with bench.taken(wanted) as place:
-            kernel = place.kernel(None, Path(scratch))
+            kernel = f"{place.kernel(None, Path(scratch))},source={campaign.spec}"
         for suites in (OURS, *([UPSTREAM] if campaign.upstream else [])):
-            told, _ = bench.run(kernel, suites, [])
+            told, _ = runs.run(kernel, suites, [])
             if told.exit_code:
                 raise HarnessError(
                     f"{campaign.spec}: the clean kernel does not pass {', '.join(suites)} {when} the broken ones, "
@@ -165,7 +188,7 @@ def _clean(campaign: Campaign, when: str, note: Callable[[str], None]) -> list[R
                 )
         if when == "after" or all(defect.kind != "cost" for defect in campaign.defects):
             return []
-        told, records = bench.run(kernel, LATENCY, ["--mode", "exact"])
+        told, records = runs.run(kernel, LATENCY, ["--mode", "exact"])
         if told.exit_code:
             raise HarnessError(f"{campaign.spec}: the clean kernel does not pass latency: {told.why}")
         return records
@@ -177,14 +200,14 @@ def _place(key: str) -> Path:
     return folder / f"{key}.json"
 
 
-def _recalled(key: str) -> Tried | None:
+def _recalled(key: str) -> Seen | None:
     try:
-        return msgspec.json.decode(_place(key).read_bytes(), type=Tried)
+        return msgspec.json.decode(_place(key).read_bytes(), type=Seen)
     except (OSError, msgspec.MsgspecError):
         return None
 
 
-def _remember(key: str, tried: Tried) -> None:
+def _remember(key: str, seen: Seen | None) -> None:
     temporary = _place(key).with_suffix(".new")
-    temporary.write_bytes(msgspec.json.encode(tried))
+    temporary.write_bytes(msgspec.json.encode(seen))
     temporary.replace(_place(key))

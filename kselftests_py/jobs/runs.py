@@ -1,0 +1,46 @@
+"""``kst run`` as a piece of a job: in a process of its own, with results that are data."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+
+import msgspec
+
+from kselftests_py.errors import HarnessError
+from kselftests_py.results import Record, RunFolder
+
+_BOUND = 3600.0
+"""Seconds for one ``kst run``: each of its tests has a bound of its own."""
+
+
+class Told(msgspec.Struct, frozen=True):
+    """What ``kst run --json`` said."""
+
+    verdict: str
+    why: str
+    exit_code: int
+
+
+def run(kernel: str, suites: Sequence[str], options: Sequence[str] = ()) -> tuple[Told, list[Record]]:
+    """``kst run`` of *suites* on the kernel *kernel*, in a process of its own that dies with us: verdict and records.
+
+    :raises HarnessError: it says nothing that can be read.
+    """
+    with tempfile.TemporaryDirectory(prefix="kst-job-") as scratch:
+        out = Path(scratch) / "run"
+        command = ["setpriv", "--pdeathsig", "TERM", sys.executable, "-m", "kselftests_py", "run", "--json"]
+        command += ["--kernel", kernel, "--baseline", "none", "--out", str(out), *options]
+        command += [part for suite in suites for part in ("--suite", suite)]
+        try:
+            done = subprocess.run(command, capture_output=True, text=True, errors="replace", timeout=_BOUND)
+        except subprocess.TimeoutExpired:
+            raise HarnessError(f"kst run did not end within {_BOUND:.0f} s: {' '.join(command)}") from None
+        try:
+            return msgspec.json.decode(done.stdout, type=Told), RunFolder.open(out).records()
+        except msgspec.MsgspecError:
+            lines = done.stderr.strip().splitlines() or ["no output"]
+            raise HarnessError(f"{' '.join(suites)}: kst run ended with {done.returncode}: {lines[-1][:300]}") from None
