@@ -20,7 +20,7 @@ from kselftests_py.pytest_plugin import session as kst_session
 from kselftests_py.pytest_plugin.keys import RUN
 from kselftests_py.pytest_plugin.station import Settings
 from kselftests_py.reports.terminal import TerminalView
-from kselftests_py.results import RunFolder, Verdict, judge
+from kselftests_py.results import RunFolder, Verdict, capsule, judge
 
 DEFAULT_KERNEL = "debian:7.3"
 INTERRUPTED = 130
@@ -134,6 +134,7 @@ def run(options: Options, view: TerminalView) -> tuple[RunFolder, Verdict]:
     if prepared.stopped is not None:
         raise prepared.stopped
     reports.write_all(folder)
+    capsule.write(folder)
     view.run_finished(folder)
     verdict = judge(folder.records(), folder.manifest())
     if status == pytest.ExitCode.INTERRUPTED:

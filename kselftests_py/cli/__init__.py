@@ -7,6 +7,7 @@ import click
 from kselftests_py.cli.compare import compare_command
 from kselftests_py.cli.errors import EPILOG
 from kselftests_py.cli.kernels import kernels_command
+from kselftests_py.cli.review import reproduce_command, review_command
 from kselftests_py.cli.run import report_command, run_command
 from kselftests_py.cli.sabotage import sabotage_command
 from kselftests_py.cli.setup import doctor_command, test_command
@@ -21,6 +22,8 @@ def main() -> None:
 for command in (
     run_command,
     compare_command,
+    review_command,
+    reproduce_command,
     report_command,
     sabotage_command,
     kernels_command,
