@@ -67,9 +67,12 @@ def reproduce(
     """
     read = capsule.open_(given)
     asked = _asked(read)
-    kernels = [
-        _again(read, number, source, trust, view) for number in range(len(read.manifest.kernels))
-    ]  # each before the first boot: a kernel that cannot be had ends it here
+    numbers = range(len(read.manifest.kernels))
+    for (
+        number
+    ) in numbers:  # what is refused is refused before the first is built, and all are had before the first boot
+        _check(read, number, trust)
+    kernels = [_again(read, number, source, view) for number in numbers]
     roles = [entry.role for entry in read.manifest.kernels]
     specs, baselines = (
         [one.spec for one, role in zip(kernels, roles, strict=True) if role == wanted]
@@ -98,23 +101,31 @@ def _asked(read: Capsule) -> dict[str, Any]:
     return msgspec.structs.asdict(asked)
 
 
-def _again(read: Capsule, number: int, source: Path | None, trust: bool, view: TerminalView) -> Again:
-    """Kernel *number* of the capsule, had again: cached, fetched or built."""
+def _check(read: Capsule, number: int, trust: bool) -> None:
+    """Refuse what cannot be had here, and what is to be built out of the capsule without *trust*."""
     entry, how = read.manifest.kernels[number], read.index.recipes[number]
     if how.kind == "host":
         if platform.release() != entry.release:
             raise HarnessError(f"{read.path}: ran on a host with {entry.release}, this one has {platform.release()}")
-        return Again(entry.label, "host", "", True)
+        return
     if not re.fullmatch(r"[0-9a-f]{64}", entry.digest):
         raise HarnessError(f"{read.path}: {entry.label} has no digest: cannot be reproduced; {how.problem}")
+    brings = [name for name in read.kernel_files(number) if name != "config"]
+    if brings and not trust and not stored(entry.digest):
+        raise UsageError(
+            f"{read.path}: {entry.label} is to be built with {len(brings)} files of the capsule, and a build runs what "
+            f"Makefiles say: read them (unzip -p {read.path.name} 'kernels/{number}/*'), then give --trust"
+        )
+
+
+def _again(read: Capsule, number: int, source: Path | None, view: TerminalView) -> Again:
+    """Kernel *number* of the capsule, which was checked, had again: cached, fetched or built."""
+    entry, how = read.manifest.kernels[number], read.index.recipes[number]
+    if how.kind == "host":
+        return Again(entry.label, "host", "", True)
     if how.kind != "debian" and (found := stored(entry.digest, view.note)):
         return Again(entry.label, f"cached:{entry.digest}", found.digest, True)
     files = read.kernel_files(number)
-    if not trust and (how.patches or recipe.USER_CONFIG in files):
-        raise UsageError(
-            f"{read.path}: {entry.label} is to be built with {how.patches} patches of the capsule, and a build runs "
-            f"what Makefiles say: read them (unzip -p {read.path.name} 'kernels/{number}/*'), then give --trust"
-        )
     with tempfile.TemporaryDirectory(prefix="kst-") as scratch:
         spec = recipe.spec_of(how, files, Path(scratch), source)
         try:

@@ -13,7 +13,7 @@ from types import FrameType
 import pytest
 
 from kselftests_py import reports
-from kselftests_py.errors import UsageError
+from kselftests_py.errors import HarnessError, UsageError
 from kselftests_py.kernels import newest_without_rwp
 from kselftests_py.paths import data_dir
 from kselftests_py.pytest_plugin import session as kst_session
@@ -134,7 +134,10 @@ def run(options: Options, view: TerminalView) -> tuple[RunFolder, Verdict]:
     if prepared.stopped is not None:
         raise prepared.stopped
     reports.write_all(folder)
-    capsule.write(folder)
+    try:
+        capsule.write(folder)
+    except HarnessError as error:  # what was seen is not lost for it
+        view.note(str(error))
     view.run_finished(folder)
     verdict = judge(folder.records(), folder.manifest())
     if status == pytest.ExitCode.INTERRUPTED:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 import stat
+import tracemalloc
 import zipfile
 from pathlib import Path
 
@@ -115,6 +116,7 @@ HOSTILE = {
         "names no source kernel",
     ),
     "manifest": ({"manifest.json": b"{}}"}, "does not hold what a capsule holds"),
+    "deep": ({"manifest.json": b'{"options": {"a":' + b"[" * 200_000}, "does not hold what a capsule holds"),
     "utf8": ({"manifest.json": b'{"argv": ["\xff"]}'}, "does not hold what a capsule holds"),
     "record": ({"results.jsonl": b"{}\n"}, "does not hold what a capsule holds"),
 }
@@ -147,15 +149,36 @@ def test_a_name_that_is_there_twice_is_refused(folder: RunFolder, tmp_path: Path
 
 
 def test_a_size_that_lies_is_found_out(folder: RunFolder, tmp_path: Path) -> None:
-    """A member that says 10 bytes and unpacks to a mebibyte: no more than it says is unpacked, and it does not fit."""
+    """A member that says 10 bytes and unpacks to 64 MiB: no more than it says is unpacked, and it does not fit."""
     out = io.BytesIO()
     with zipfile.ZipFile(out, "w", zipfile.ZIP_DEFLATED) as archive:
-        for name, body in (members_of(capsule.write(folder)) | {"zeros": bytes(1 << 20)}).items():
+        for name, body in (members_of(capsule.write(folder)) | {"zeros": bytes(64 << 20)}).items():
             archive.writestr(name, body)
         archive.getinfo("zeros").file_size = 10
     (tmp_path / "lies.kst").write_bytes(out.getvalue())
+    del out
+    tracemalloc.start()
     with pytest.raises(UsageError, match="damaged"):
         capsule.open_(tmp_path / "lies.kst")
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < 16 << 20
+
+
+@pytest.mark.parametrize("method", [zipfile.ZIP_BZIP2, zipfile.ZIP_LZMA])
+def test_a_compression_that_cannot_be_bounded_is_refused(folder: RunFolder, tmp_path: Path, method: int) -> None:
+    with zipfile.ZipFile(tmp_path / "x.kst", "w", method) as archive:
+        for name, body in members_of(capsule.write(folder)).items():
+            archive.writestr(name, body)
+    with pytest.raises(UsageError, match="no plain file"):
+        capsule.open_(tmp_path / "x.kst")
+
+
+def test_a_file_larger_than_any_capsule_is_not_even_looked_into(tmp_path: Path) -> None:
+    with (tmp_path / "huge.kst").open("wb") as file:
+        file.truncate(capsule.MAX_SIZE * 3)
+    with pytest.raises(UsageError, match="larger than any capsule"):
+        capsule.open_(tmp_path / "huge.kst")
 
 
 @pytest.mark.parametrize("left", [0, 1, 100, 0.3, 0.9, 0.999])

@@ -175,14 +175,15 @@ def patched(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> tuple[KernelImag
 
 
 def again(read: Capsule, source: Path | None = None, trust: bool = False) -> reproduce.Again:
-    return reproduce._again(read, 0, source, trust, TerminalView(Console(quiet=True)))
+    reproduce._check(read, 0, trust)
+    return reproduce._again(read, 0, source, TerminalView(Console(quiet=True)))
 
 
 def test_patches_out_of_a_capsule_are_built_only_when_trusted(
     patched: tuple[KernelImage, Capsule, Path], tmp_path: Path
 ) -> None:
     kernel, read, linux = patched
-    with pytest.raises(UsageError, match=r"1 patches of the capsule.*give --trust"):
+    with pytest.raises(UsageError, match=r"1 files of the capsule.*give --trust"):
         again(read, linux)
     with pytest.raises(UsageError, match="give --source DIR"):
         again(read, None, trust=True)

@@ -44,11 +44,11 @@ def review_command(
     base: str,
     suites: tuple[str, ...],
     expression: str,
-    accel: str,
     mode: str,
+    timeout: float,
+    accel: str,
     cpus: int,
     memory: str,
-    timeout: float,
     out: Path | None,
     as_json: bool,
 ) -> None:

@@ -63,6 +63,7 @@ def write_reproduced(folder: RunFolder, read: Capsule, seen: Reproduction, verdi
     """The reply of ``kst reproduce``."""
     manifest, records = folder.manifest(), folder.records()
     lines = _wrapped(f"I ran again, from its capsule, the run of {read.manifest.started} (kst reproduce).")
+    lines += _wrapped(f"Suites: {_suites(manifest)}; mode {manifest.options.get('mode')}.")
     lines += ["", *_machines(manifest, {"baseline": "baseline", "kernel": "kernel"}), ""]
     for again in seen.kernels:
         how = "the same bytes as in the capsule" if again.same_bytes else f"NOT the same bytes: {again.why}"
@@ -146,6 +147,12 @@ def _digests(entry: KernelEntry) -> list[str]:
 
 def _of(records: Sequence[Record], entry: KernelEntry) -> list[Record]:
     return [record for record in records if record.kernel == entry.label]
+
+
+def _suites(manifest: Manifest) -> str:
+    chosen = ", ".join(manifest.options.get("suites") or []) or "all"
+    expression = manifest.options.get("expression")
+    return f"{chosen}, of these '{expression}'" if expression else chosen
 
 
 def _counts(records: Sequence[Record]) -> str:

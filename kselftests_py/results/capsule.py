@@ -147,14 +147,22 @@ def open_(given: Path) -> Capsule:
         path = given
     if not path.is_file():
         raise UsageError(f"{path}: no such capsule or run folder; kst run leaves a {NAME} in its folder")
+    if path.stat().st_size > 2 * MAX_SIZE:
+        raise UsageError(f"{path}: refused: larger than any capsule can be")
     try:
         with zipfile.ZipFile(path) as archive:
-            files = {member.filename: archive.read(member) for member in _checked(path, archive)}
+            files = {member.filename: _read(archive, member) for member in _checked(path, archive)}
         return _decoded(path, files)
     except (zipfile.BadZipFile, EOFError, OSError, NotImplementedError, zlib.error) as error:
         raise UsageError(f"{path}: is no capsule, or a damaged one ({error}); have it sent again") from None
-    except (msgspec.MsgspecError, UnicodeDecodeError, KeyError) as error:
+    except (msgspec.MsgspecError, UnicodeDecodeError, KeyError, RecursionError) as error:
         raise UsageError(f"{path}: does not hold what a capsule holds ({error}); have it sent again") from None
+
+
+def _read(archive: zipfile.ZipFile, member: zipfile.ZipInfo) -> bytes:
+    # A plain read() would unpack all that is there before it is cut to the size that the member says it has.
+    with archive.open(member) as file:
+        return file.read(member.file_size + 1)
 
 
 def _checked(path: Path, archive: zipfile.ZipFile) -> list[zipfile.ZipInfo]:
@@ -166,7 +174,9 @@ def _checked(path: Path, archive: zipfile.ZipFile) -> list[zipfile.ZipInfo]:
     seen = set()
     for member in members:
         name, kind = member.filename, stat.S_IFMT(member.external_attr >> 16)
-        plain = kind in (0, stat.S_IFREG) and not member.flag_bits & 1
+        # zipfile unpacks the other methods without a bound.
+        packed = member.compress_type in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED) and not member.flag_bits & 1
+        plain = packed and kind in (0, stat.S_IFREG)
         if not _SAFE.fullmatch(name) or not plain or name in seen or len(name) > 200:
             raise UsageError(f"{path}: refused: {name[:100]!r} is no plain file of a capsule, or is there twice")
         seen.add(name)
