@@ -145,6 +145,12 @@ def test_a_strangers_recipe_is_nothing_but_a_name(kind: str, want: str) -> None:
         msgspec.convert({"kind": kind, "want": want}, Recipe)
 
 
+def test_a_flavour_that_is_none() -> None:
+    assert msgspec.convert({"kind": "source", "want": "7.3", "flavours": ["lean", "twin"]}, Recipe)
+    with pytest.raises(msgspec.ValidationError, match="is no flavour"):
+        msgspec.convert({"kind": "source", "want": "7.3", "flavours": ["lean", "twin+config:x"]}, Recipe)
+
+
 def test_names_of_files_that_are_none_of_a_recipe_are_not_laid_out(tmp_path: Path) -> None:
     files = {"series/0/../../x": b"", "series/evil/1": b"", "other": b"", "series/1/0000.patch": b"mail"}
     assert recipe.spec_of(Recipe("source", "7.3"), files, tmp_path, None) == f"source:7.3+series:{tmp_path / '1'}"
