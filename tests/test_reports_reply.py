@@ -100,6 +100,7 @@ def reproduced(tmp_path: Path, then: list[Record], now: list[Record]) -> tuple[s
         ([record(outcome=Outcome.FAIL)], [record()], False),
         (both(outcome=Outcome.FAIL), both(outcome=Outcome.FAIL), False),
         (both(), both(outcome=Outcome.MISS), False),
+        (both(outcome=Outcome.SKIP), both(outcome=Outcome.SKIP), False),
     ],
 )
 def test_a_reproduction_is_signed_for_only_when_it_is_the_same_and_passed(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -87,7 +88,9 @@ def _cached(wanted: CachedSpec, progress: Progress) -> KernelImage:
     found = stored(wanted.digest, progress)
     if not found:
         raise UsageError(f"{wanted.spec}: no whole kernel of that digest in the cache; kst kernels lists what there is")
-    return replace(found, spec=wanted.spec)
+    # Its own selftests need its source. A spec with a path in it may mean something else by now.
+    known = {"source": found.spec} if re.fullmatch(r"source:[\d.]+(\+[a-z]+)*", found.spec) else {}
+    return replace(found, spec=wanted.spec, provenance=found.provenance | known)
 
 
 def _debian(wanted: DebianSpec, progress: Progress) -> KernelImage:

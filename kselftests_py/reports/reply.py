@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from kselftests_py.reports.text import one_line
-from kselftests_py.results import KernelEntry, Manifest, Record, RunFolder, Verdict
+from kselftests_py.results import KernelEntry, Manifest, Record, RunFolder, Verdict, judge
 from kselftests_py.results.capsule import Capsule
 from kselftests_py.results.differences import Compared
 from kselftests_py.results.regression import Change
@@ -55,7 +55,12 @@ def write_reviewed(folder: RunFolder, command: Sequence[str], seen: Compared, ve
     lines += [*_machines(manifest, {"baseline": "base", "kernel": "base with the series"}), ""]
     for entry in manifest.kernels:
         lines += _wrapped(f"{_role(entry)}: {_counts(_of(records, entry))}.")
-    lines += ["", *_failures(manifest, records), *_skips(manifest, records), *_figures(seen.changed, seen)]
+    lines += [
+        "",
+        *_failures(manifest, records, "on the base", " with the series"),
+        *_skips(manifest, records),
+        *_figures(seen.changed, seen),
+    ]
     return _write(folder, lines, verdict)
 
 
@@ -73,13 +78,13 @@ def write_reproduced(folder: RunFolder, read: Capsule, seen: Reproduction, verdi
     lines += ["", *_wrapped(f"Outcome: {verdict.word}: {verdict.why}."), ""]
     for one in seen.compared:
         for each in one.outcomes[:_SHOWN]:
-            lines += _item(f"{each.before} then, {each.after} now: {each.id}: {each.message}")
+            lines += _item(f"{one.kernel}: {each.before} then, {each.after} now: {each.id}: {each.message}")
         lines += _more(one.outcomes)
-        lines += _figures(one.changed, one)
-    lines += [*_failures(manifest, records), *_skips(manifest, records)]
-    # The same failure twice is a result, but no kernel to put one's name under.
-    passed = all(not record.counts_as_failure for record in records)
-    return _write(folder, lines, verdict if passed else Verdict(verdict.word, verdict.why, 1))
+        lines += [*_wrapped(f"{one.kernel}:"), *_figures(one.changed, one)] if one.figures or one.missing else []
+    lines += [*_failures(manifest, records, "on the baseline", ""), *_skips(manifest, records)]
+    # The same failure, or nothing tested, twice: a result, but nothing to put one's name under.
+    ours = judge(records, manifest)
+    return _write(folder, lines, ours if verdict.exit_code == 0 else verdict)
 
 
 def _write(folder: RunFolder, lines: Iterable[str], verdict: Verdict) -> Path:
@@ -159,19 +164,19 @@ def _counts(records: Sequence[Record]) -> str:
     return ", ".join(f"{number} {_WORDS.get(word, word)}" for word, number in counts(records).items()) or "no test ran"
 
 
-def _failures(manifest: Manifest, records: Sequence[Record]) -> list[str]:
-    """Every failure by name, told apart from what fails on the baseline too."""
+def _failures(manifest: Manifest, records: Sequence[Record], base: str, head: str) -> list[str]:
+    """Every failure by name, told apart from what fails on the baseline too; *base* and *head* name the two."""
     baselines = {entry.label for entry in manifest.kernels if entry.role == "baseline"}
     failed = [record for record in records if record.counts_as_failure]
     before = {record.id for record in failed if record.kernel in baselines}
     now = [record for record in failed if record.kernel not in baselines]
     lines: list[str] = []
     for title, found in (
-        ("Failed:" if not baselines else "Failed with the series, and not on the base:", [
+        (f"Failed{head}, and not {base}:" if baselines else "Failed:", [
             record for record in now if record.id not in before
         ]),
         ("Failed on both:", [record for record in now if record.id in before]),
-        ("Failed on the base only:", [
+        (f"Failed {base} only:", [
             record for record in failed
             if record.kernel in baselines and record.id not in {one.id for one in now}
         ]),
