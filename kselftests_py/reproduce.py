@@ -19,7 +19,7 @@ from kselftests_py.reports import reply
 from kselftests_py.reports.terminal import TerminalView
 from kselftests_py.results import KernelEntry, Record, RunFolder, Verdict, capsule, differences
 from kselftests_py.results.capsule import Capsule
-from kselftests_py.results.differences import Compared
+from kselftests_py.results.differences import Again, Compared, Reproduction
 
 
 class Asked(msgspec.Struct, frozen=True):
@@ -34,24 +34,6 @@ class Asked(msgspec.Struct, frozen=True):
     timeout: Annotated[float, Meta(ge=1, le=86_400)]
     fail_fast: bool
     controls: bool
-
-
-class Again(msgspec.Struct, frozen=True):
-    """A kernel that was had again: whether it is the same bytes, and if not, why as far as is known."""
-
-    kernel: str
-    spec: str
-    digest: str
-    same_bytes: bool
-    why: str = ""
-
-
-class Reproduction(msgspec.Struct, frozen=True):
-    """What was had again, in what this kst differs from the capsule's, and kernel by kernel what was seen."""
-
-    kernels: list[Again]
-    foreign: list[str]
-    compared: list[Compared]
 
 
 def reproduce(

@@ -13,6 +13,7 @@ from test_compare import ASYNC, COW, figure
 from kselftests_py import reproduce, review, run
 from kselftests_py.reports import reply
 from kselftests_py.results import Outcome, Record, RunFolder, capsule, judge
+from kselftests_py.results.differences import Again, Reproduction
 
 DATA = Path(__file__).parent / "data"
 LONG = "trapping/test_rwp_sync.py::" + "test_a_name_longer_than_any_line_of_a_mail_may_be" * 3
@@ -83,10 +84,10 @@ def reproduced(tmp_path: Path, then: list[Record], now: list[Record]) -> tuple[s
     folder = factory.run_folder(tmp_path / "now", now)
     read = capsule.open_(first.path)
     kernels = [
-        reproduce.Again(NEW, "", "a" * 64, True),
-        reproduce.Again(OLD, "", "b" * 64, False, "gcc 12 instead of gcc 14"),
+        Again(NEW, "", "a" * 64, True),
+        Again(OLD, "", "b" * 64, False, "gcc 12 instead of gcc 14"),
     ]
-    seen = reproduce.Reproduction(kernels, [], reproduce.compared(read, folder))
+    seen = Reproduction(kernels, [], reproduce.compared(read, folder))
     verdict = reproduce.judge(read, folder, seen)
     return reply.write_reproduced(folder, read, seen, verdict).read_text("ascii"), folder
 

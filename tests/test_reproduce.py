@@ -21,8 +21,9 @@ from kselftests_py import cli, reproduce, run
 from kselftests_py.errors import HarnessError, UsageError
 from kselftests_py.kernels import KernelImage, resolve
 from kselftests_py.reports.terminal import TerminalView
-from kselftests_py.results import KernelEntry, Manifest, Outcome, Record, RunFolder, capsule, judge
+from kselftests_py.results import KernelEntry, Manifest, Outcome, Record, RunFolder, Verdict, capsule, judge
 from kselftests_py.results.capsule import Capsule
+from kselftests_py.results.differences import Again, Reproduction
 
 QUICK = ["--kernel", "host", "--suite", "trapping", "-k", "test_only_the_range_is_trapped and anon and wp"]
 OPTIONS: dict[str, Any] = {
@@ -80,7 +81,7 @@ def test_an_outcome_that_is_another_is_not_the_same(host_run: Path, tmp_path: Pa
         ("manifest.json", '"trapping"', '"../../evil"', 3, "this kst has no suite"),
         ("manifest.json", '"suites"', '"suites_"', 3, "its options are none"),
         ("manifest.json", '"role": "kernel"', '"role": "baseline"', 3, "no run of kst run"),
-        ("manifest.json", '"release": "', '"release": "9', 3, "this one has"),
+        ("manifest.json", '"release": "', '"release": "\\u001b[31m9\\nkst: fine', 3, "with 9 kst: fine"),
         ("capsule.json", '"host"', '"ssh"', 3, "has no digest"),
         ("capsule.json", '"format": 1', '"format": 7', 2, "is of format 7"),
     ],
@@ -91,6 +92,8 @@ def test_what_a_capsule_may_not_ask_for(
     path = changed(host_run / capsule.NAME, tmp_path / "x.kst", name, old, new)
     result = kst("reproduce", path, "--out", tmp_path / "again")
     assert (result.exit_code, told in result.output) == (code, True), result.output
+    assert len(result.output.splitlines()) == 1
+    assert "\x1b" not in result.output
     assert not (tmp_path / "again").exists()
 
 
@@ -127,11 +130,11 @@ DIFFERENT: dict[str, tuple[list[Record], list[Record], str, int]] = {
 }
 
 
-def judged(tmp_path: Path, then: list[Record], now: list[Record], **manifest: Any) -> reproduce.Verdict:
+def judged(tmp_path: Path, then: list[Record], now: list[Record], **manifest: Any) -> Verdict:
     first = factory.run_folder(tmp_path / "then", then, factory.manifest(options=OPTIONS))
     again = factory.run_folder(tmp_path / "now", now, factory.manifest(**manifest))
     read = capsule.open_(first.path)
-    return reproduce.judge(read, again, reproduce.Reproduction([], [], reproduce.compared(read, again)))
+    return reproduce.judge(read, again, Reproduction([], [], reproduce.compared(read, again)))
 
 
 @pytest.mark.parametrize("case", DIFFERENT)
@@ -174,7 +177,7 @@ def patched(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> tuple[KernelImag
     return kernel, read, linux
 
 
-def again(read: Capsule, source: Path | None = None, trust: bool = False) -> reproduce.Again:
+def again(read: Capsule, source: Path | None = None, trust: bool = False) -> Again:
     reproduce._check(read, 0, trust)
     return reproduce._again(read, 0, source, TerminalView(Console(quiet=True)))
 

@@ -11,6 +11,7 @@ from test_run_kernels import kst
 
 from kselftests_py import reproduce
 from kselftests_py.results import RunFolder, capsule
+from kselftests_py.results.differences import Reproduction
 
 pytestmark = [pytest.mark.vm, pytest.mark.network]
 
@@ -34,5 +35,5 @@ def test_another_boot_says_the_same_and_one_instruction_less_is_told(tmp_path: P
     value, less = (f'"value": {number}' for number in (lied["base"], lied["base"] - 1))
     read = capsule.open_(changed(moved, tmp_path / "other.kst", "results.jsonl", value, less))
     folder = RunFolder.open(tmp_path / "again")
-    seen = reproduce.Reproduction([], [], reproduce.compared(read, folder))
+    seen = Reproduction([], [], reproduce.compared(read, folder))
     assert reproduce.judge(read, folder, seen).word == "NOT THE SAME"

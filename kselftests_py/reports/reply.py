@@ -11,17 +11,13 @@ import shlex
 import textwrap
 from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from kselftests_py.reports.text import one_line
 from kselftests_py.results import KernelEntry, Manifest, Record, RunFolder, Verdict, judge
 from kselftests_py.results.capsule import Capsule
-from kselftests_py.results.differences import Compared
+from kselftests_py.results.differences import Compared, Reproduction
 from kselftests_py.results.regression import Change
 from kselftests_py.results.verdict import counts
-
-if TYPE_CHECKING:
-    from kselftests_py.reproduce import Reproduction
 
 NAME = "reply.txt"
 WIDTH = 72

@@ -48,6 +48,24 @@ class Compared(msgspec.Struct, frozen=True):
         return not (self.outcomes or self.changed or self.missing)
 
 
+class Again(msgspec.Struct, frozen=True):
+    """A kernel that was had again: whether it is the same bytes, and if not, why as far as is known."""
+
+    kernel: str
+    spec: str
+    digest: str
+    same_bytes: bool
+    why: str = ""
+
+
+class Reproduction(msgspec.Struct, frozen=True):
+    """What was had again, in what this kst differs from the capsule's, and kernel by kernel what was seen."""
+
+    kernels: list[Again]
+    foreign: list[str]
+    compared: list[Compared]
+
+
 def compare(kernel: str, before: Sequence[Record], after: Sequence[Record]) -> Compared:
     """Compare the records of one kernel with those of the same, or of another, from the same tests."""
     old, new = ({record.id: record for record in records} for records in (before, after))
