@@ -82,5 +82,4 @@ def _differing(*kernels: object) -> list[str]:
     paths = [one.config for one in kernels if isinstance(one, KernelImage) and one.config]
     if len(paths) != 2:
         return []
-    ours, theirs = (config.read([path]) for path in paths)
-    return sorted(name for name in {*ours, *theirs} if ours.get(name, "n") != theirs.get(name, "n"))
+    return config.differing(*paths)

@@ -13,14 +13,14 @@ from types import FrameType
 import pytest
 
 from kselftests_py import reports
-from kselftests_py.errors import UsageError
+from kselftests_py.errors import HarnessError, UsageError
 from kselftests_py.kernels import newest_without_rwp
 from kselftests_py.paths import data_dir
 from kselftests_py.pytest_plugin import session as kst_session
 from kselftests_py.pytest_plugin.keys import RUN
 from kselftests_py.pytest_plugin.station import Settings
 from kselftests_py.reports.terminal import TerminalView
-from kselftests_py.results import RunFolder, Verdict, judge
+from kselftests_py.results import RunFolder, Verdict, capsule, judge
 
 DEFAULT_KERNEL = "debian:7.3"
 INTERRUPTED = 130
@@ -134,6 +134,10 @@ def run(options: Options, view: TerminalView) -> tuple[RunFolder, Verdict]:
     if prepared.stopped is not None:
         raise prepared.stopped
     reports.write_all(folder)
+    try:
+        capsule.write(folder)
+    except HarnessError as error:  # what was seen is not lost for it
+        view.note(str(error))
     view.run_finished(folder)
     verdict = judge(folder.records(), folder.manifest())
     if status == pytest.ExitCode.INTERRUPTED:

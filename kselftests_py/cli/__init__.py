@@ -8,6 +8,7 @@ from kselftests_py.cli.compare import compare_command
 from kselftests_py.cli.errors import EPILOG
 from kselftests_py.cli.kernels import kernels_command
 from kselftests_py.cli.presubmit import presubmit_command
+from kselftests_py.cli.review import reproduce_command, review_command
 from kselftests_py.cli.run import report_command, run_command
 from kselftests_py.cli.sabotage import sabotage_command
 from kselftests_py.cli.setup import doctor_command, test_command
@@ -22,6 +23,8 @@ def main() -> None:
 for command in (
     run_command,
     compare_command,
+    review_command,
+    reproduce_command,
     report_command,
     presubmit_command,
     sabotage_command,

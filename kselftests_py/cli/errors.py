@@ -10,6 +10,7 @@ from typing import Any
 import click
 
 from kselftests_py.errors import KstError
+from kselftests_py.reports.text import one_line
 from kselftests_py.run import INTERRUPTED
 
 EPILOG = (
@@ -24,7 +25,7 @@ def one_line_errors(call: Callable[..., None]) -> Callable[..., None]:
         try:
             call(*args, **kwargs)
         except KstError as error:
-            click.echo(f"kst: {error}", err=True)
+            click.echo(f"kst: {one_line(str(error), 2000)}", err=True)  # it may quote a guest, or a stranger's file
             sys.exit(error.exit_code)
         except KeyboardInterrupt:
             click.echo("kst: interrupted", err=True)

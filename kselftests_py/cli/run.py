@@ -18,6 +18,13 @@ from kselftests_py.results import RunFolder, judge
 from kselftests_py.results.verdict import counts
 
 
+def checked_memory(size: str) -> str:
+    """*size*, as --memory has it; :raises UsageError: it is none."""
+    if not re.fullmatch(r"[1-9]\d*[KMGkmg]?", size):
+        raise UsageError(f"--memory {size}: give a number with K, M or G, for example 1G")
+    return size
+
+
 @click.command("run", epilog=EPILOG)
 @click.option(
     "--kernel",
@@ -99,8 +106,7 @@ def run_command(
       host                                       the running kernel, no VM
       ssh:USER@HOST[:PORT]                       a running machine
     """
-    if not re.fullmatch(r"[1-9]\d*[KMGkmg]?", memory):
-        raise UsageError(f"--memory {memory}: give a number with K, M or G, for example 1G")
+    memory = checked_memory(memory)
     view = TerminalView(Console(stderr=as_json))
     options = run.Options(
         kernel_specs, baseline, suites, expression, accel, mode, cpus, memory, out, timeout, not keep_going, controls

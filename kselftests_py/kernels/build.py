@@ -15,7 +15,7 @@ from pathlib import Path
 
 from kselftests_py import paths
 from kselftests_py.errors import BootError, HarnessError
-from kselftests_py.kernels import config, image, series, source, store, twin
+from kselftests_py.kernels import config, image, recipe, series, source, store, twin
 from kselftests_py.kernels.image import KernelImage
 from kselftests_py.kernels.spec import BuildSpec
 
@@ -69,6 +69,7 @@ def resolve(wanted: BuildSpec, progress: Progress) -> KernelImage:
         made_of = ("tree", "flavour", "config", "compiler", "series")
         provenance["build"] = _key({name: provenance.get(name, "") for name in made_of})
         cached = _find(provenance["build"], progress)
+        recipe.write(scratch / "recipe", wanted, workspace, [files for _, files in patches], users)
         if not cached:
             workspace.lay_out(workspace.base)
             for name, files in patches:
@@ -79,6 +80,7 @@ def resolve(wanted: BuildSpec, progress: Progress) -> KernelImage:
             configure(workspace.src, out, ours, users, progress)
             compile_kernel(wanted.spec, workspace.src, out, wanted.flavour, progress)
             cached = _take(wanted, out, provenance, progress)
+        recipe.keep(scratch / "recipe", provenance["build"])
     return replace(cached, spec=wanted.spec)
 
 

@@ -44,6 +44,12 @@ def text(symbols: Symbols) -> str:
     return "".join(f"CONFIG_{name}={value}\n" for name, value in sorted(symbols.items()))
 
 
+def differing(one: Path, other: Path) -> list[str]:
+    """The symbols that two configurations do not agree on, sorted."""
+    ours, theirs = read([one]), read([other])
+    return sorted(name for name in {*ours, *theirs} if ours.get(name, "n") != theirs.get(name, "n"))
+
+
 def check(src: Path, dot_config: Path, ours: Symbols, users: Symbols, progress: Callable[[str], None]) -> None:
     """See that the configuration at *dot_config* is what was asked for.
 

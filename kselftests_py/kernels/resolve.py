@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
 from kselftests_py.errors import HarnessError, UsageError
-from kselftests_py.kernels import apt, build, debian, image, source, store
+from kselftests_py.kernels import apt, build, debian, image, recipe, source, store
 from kselftests_py.kernels.debian import NoSuchKernel
 from kselftests_py.kernels.image import KernelImage
-from kselftests_py.kernels.spec import BuildSpec, DebianSpec, ImageSpec, RunningKernel, parse
+from kselftests_py.kernels.spec import BuildSpec, CachedSpec, DebianSpec, ImageSpec, RunningKernel, parse
 from kselftests_py.kernels.store import CachedImage
 
 _BASELINE = "7.2"
@@ -35,6 +36,8 @@ def resolve(spec: str, progress: Progress = _quiet) -> KernelImage | RunningKern
         return wanted
     if isinstance(wanted, ImageSpec):
         return image.from_files(wanted)
+    if isinstance(wanted, CachedSpec):
+        return _cached(wanted, progress)
     with store.disk_errors():
         return build.resolve(wanted, progress) if isinstance(wanted, BuildSpec) else _debian(wanted, progress)
 
@@ -43,6 +46,7 @@ def prune() -> tuple[list[CachedImage], list[CachedImage]]:
     """Empty the cache of kernels and of the sources they were built from: (kernels removed, kept as in use)."""
     with store.disk_errors():
         source.prune()
+        recipe.prune()
     return store.prune()
 
 
@@ -72,6 +76,21 @@ def _resolve_debian(spec: str, progress: Progress) -> KernelImage:
     kernel = resolve(spec, progress)
     assert isinstance(kernel, KernelImage)
     return kernel
+
+
+@store.disk_errors()
+def stored(digest: str, progress: Progress = _quiet) -> KernelImage | None:
+    """The kernel in the cache whose digest begins with *digest*, or None."""
+    return store.find(lambda kernel: kernel.digest.startswith(digest), progress)
+
+
+def _cached(wanted: CachedSpec, progress: Progress) -> KernelImage:
+    found = stored(wanted.digest, progress)
+    if not found:
+        raise UsageError(f"{wanted.spec}: no whole kernel of that digest in the cache; kst kernels lists what there is")
+    # Its own selftests need its source. A spec with a path in it may mean something else by now.
+    known = {"source": found.spec} if re.fullmatch(r"source:[\d.]+(\+[a-z]+)*", found.spec) else {}
+    return replace(found, spec=wanted.spec, provenance=found.provenance | known)
 
 
 def _debian(wanted: DebianSpec, progress: Progress) -> KernelImage:

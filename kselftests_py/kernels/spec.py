@@ -12,10 +12,10 @@ from kselftests_py.errors import UsageError
 
 FORMS = (
     "debian:SERIES (as debian:7.3), debian:newest, debian:VERSION, "
-    "image:PATH[,modules=DIR][,config=FILE], host, ssh:[USER@]HOST[:PORT], "
+    "image:PATH[,modules=DIR][,config=FILE], cached:DIGEST, host, ssh:[USER@]HOST[:PORT], "
     "source:SERIES or tree:DIR or git:DIR[@REV], with any of +series:PATH, +series:msgid:ID, +config:FILE, +FLAVOUR"
 )
-_KINDS = ("debian", "image", "host", "ssh", "source", "tree", "git")
+_KINDS = ("debian", "image", "cached", "host", "ssh", "source", "tree", "git")
 FLAVOURS = ("lean", "debug", "kasan", "kcsan", "twin", "allmm")
 """Fragments of the configuration, in the order in which they are laid over each other; ``lean`` is always the first."""
 
@@ -45,6 +45,14 @@ class ImageSpec:
     config: Path | None
     source: str = ""
     """Spec of the source that it was built from, for what needs it: the kernel's own selftests."""
+
+
+@dataclass(frozen=True)
+class CachedSpec:
+    """A kernel of the cache: ``digest`` is the beginning of its digest, at least 7 digits."""
+
+    spec: str
+    digest: str
 
 
 @dataclass(frozen=True)
@@ -88,7 +96,7 @@ class RunningKernel:
         return self.host or self.kind
 
 
-def parse(spec: str) -> DebianSpec | ImageSpec | BuildSpec | RunningKernel:
+def parse(spec: str) -> DebianSpec | ImageSpec | CachedSpec | BuildSpec | RunningKernel:
     """Read *spec*; raises UsageError naming the accepted forms."""
     if any(not letter.isprintable() for letter in spec):
         raise UsageError(f"kernel {spec!r}: has a character that cannot be printed; accepted: {FORMS}")
@@ -101,6 +109,10 @@ def parse(spec: str) -> DebianSpec | ImageSpec | BuildSpec | RunningKernel:
         return DebianSpec(spec, rest)
     if kind == "image" and rest:
         return _image(spec, rest)
+    if kind == "cached" and rest:
+        if not re.fullmatch(r"[0-9a-f]{7,64}", rest):
+            raise UsageError(f"kernel {spec!r}: {rest!r} is no digest of at least 7 digits; kst kernels shows them")
+        return CachedSpec(spec, rest)
     if kind == "ssh" and rest:
         return _ssh(spec, rest)
     if kind in ("source", "tree", "git") and rest:
