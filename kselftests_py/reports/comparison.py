@@ -150,7 +150,7 @@ def build(records: Sequence[Record], manifest: Manifest) -> list[Table]:
     baselines = {entry.label for entry in manifest.kernels if entry.role == "baseline"}
     for record in records:
         for metric in record.metrics:
-            if metric.labels.get("path") == OVERHEAD:
+            if metric.labels.get("path") in (OVERHEAD, KERNEL_ACCESS):
                 continue
             protection = metric.labels.get("protection", "")
             column = Column(record.kernel, protection, record.kernel in baselines)
@@ -181,6 +181,7 @@ def build(records: Sequence[Record], manifest: Manifest) -> list[Table]:
 
 _MODES = ("exact", "wall", "none")
 OVERHEAD = "overhead"  # the path of metrics that say what was subtracted: they compare nothing
+KERNEL_ACCESS = "kernel_access"  # the path of metrics that have a table of their own, in words (accesses.py)
 
 
 def clock_reads(records: Iterable[Record]) -> str:

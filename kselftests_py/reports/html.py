@@ -10,7 +10,7 @@ from pathlib import Path
 import jinja2
 from markupsafe import Markup, escape
 
-from kselftests_py.reports import charts, comparison
+from kselftests_py.reports import accesses, charts, comparison
 from kselftests_py.reports.answers import answers
 from kselftests_py.reports.text import one_line, printable
 from kselftests_py.results import Manifest, Outcome, Record, RunFolder, judge
@@ -52,6 +52,8 @@ def render(records: list[Record], manifest: Manifest) -> str:
         verdict=judge(records, manifest),
         counts=_counts_by_kernel(records),
         answers=answers(records, manifest),
+        accesses=accesses.build(records, manifest),
+        accesses_title=accesses.TITLE,
         tables=[(table, _bars(table)) for table in tables if not table.relative],
         relative=[(table, _bars(table), charts.histograms(table)) for table in tables if table.relative],
         distributions=[(table, panels) for table in tables if not table.relative and (panels := _distributions(table))],

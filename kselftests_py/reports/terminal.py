@@ -10,7 +10,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rich.table import Table
 from rich.text import Text
 
-from kselftests_py.reports import comparison
+from kselftests_py.reports import accesses, comparison
 from kselftests_py.reports.answers import answers
 from kselftests_py.reports.text import one_line
 from kselftests_py.results import Outcome, Record, RunFolder, Verdict, judge
@@ -97,6 +97,8 @@ class TerminalView:
                 self._table(_comparison_table(table))
         if any(table.relative for table in tables):
             self._line(Text("Nanoseconds mean nothing under TCG; their ratios are in the report.", "dim"))
+        if (seen := accesses.build(records, manifest)).rows:
+            self._table(_accesses_table(seen))
         self._table(_counts_table(records))
         bad = _summary_lines(records)
         for line in bad[:_LINES_SHOWN]:
@@ -169,6 +171,15 @@ def _comparison_table(table: comparison.Table) -> Table:
         cells = [table.shown(row, column) for column in table.columns]
         ratios = [comparison.format_ratio(row.ratio(ratio.over, ratio.under)) for ratio in table.ratios]
         out.add_row(*(Text(text) for text in (row.title, row.name, *cells, *ratios)))
+    return out
+
+
+def _accesses_table(seen: accesses.Accesses) -> Table:
+    out = Table(title=Text(accesses.TITLE), title_justify="left", title_style="bold", box=None, pad_edge=False)
+    for heading in ("who (does)", *seen.headings):
+        out.add_column(Text(heading))
+    for name, cells in seen.rows:
+        out.add_row(*(Text(text) for text in (name, *cells)))
     return out
 
 
