@@ -12,9 +12,9 @@ from types import FrameType
 
 import pytest
 
-from kselftests_py import reports
+from kselftests_py import needs, reports
 from kselftests_py.errors import HarnessError, UsageError
-from kselftests_py.kernels import newest_without_rwp
+from kselftests_py.kernels import KernelImage, newest_without_rwp
 from kselftests_py.paths import data_dir
 from kselftests_py.pytest_plugin import session as kst_session
 from kselftests_py.pytest_plugin.keys import RUN
@@ -119,6 +119,9 @@ def run(options: Options, view: TerminalView) -> tuple[RunFolder, Verdict]:
     folders = _suite_folders(options.suites)
     specs, baselines = _kernels(options, view.note)
     targets = kst_session.targets(specs, baselines, view)
+    for kernel in [one.kernel for one in targets if isinstance(one.kernel, KernelImage)]:
+        for line in needs.tell(kernel, [Path(folder).name for folder in folders]):
+            view.note(line)
     folder = RunFolder.create(options.out)
     settings = Settings(options.accel, options.cpus, options.memory, options.timeout)
     shown = {name: str(value) if isinstance(value, Path) else value for name, value in asdict(options).items()}
