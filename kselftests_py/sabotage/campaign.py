@@ -105,10 +105,11 @@ def run(
             defect.name,
             attempt,
             (campaign.spec, defect, figures, [w for w, seen in known[defect.name].items() if seen is None]),
+            exact=defect.kind == "cost",
         )
         for defect in left
     ]
-    for finished in jobs.run(work, scheduler=scheduler, at_once=at_once):
+    for finished in jobs.run(work, scheduler=scheduler, at_once=at_once, note=note):
         if finished.error is not None:
             yield Tried(finished.key, error=f"not tried: {finished.error}"), False
             continue

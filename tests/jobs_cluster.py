@@ -1,0 +1,55 @@
+"""A Dask scheduler and workers on this machine, as processes of their own."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+REPOSITORY = Path(__file__).parent.parent
+BOUND = 120.0  # seconds, on a busy machine
+
+
+class LocalCluster:
+    """Started by the commands of docs/scale.md; stop() ends all."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.file = folder / "scheduler.json"
+        self.processes: dict[str, subprocess.Popen[bytes]] = {}
+        self._start("scheduler", ["scheduler", "--port", "0", "--no-dashboard", "--scheduler-file", str(self.file)])
+        deadline = time.monotonic() + BOUND
+        while not self.file.exists():
+            assert time.monotonic() < deadline, f"awaited for {BOUND:.0f} s: {self.file}"
+            time.sleep(0.05)
+        self.address = json.loads(self.file.read_text())["address"]
+
+    def _start(self, name: str, arguments: list[str], path: Path | None = None) -> None:
+        environment = dict(os.environ, PYTHONPATH=f"{REPOSITORY}:{REPOSITORY / 'tests'}")
+        if path is not None:
+            environment["PATH"] = f"{path}:{environment['PATH']}"
+        with (self.folder / f"{name}.log").open("wb") as log:
+            self.processes[name] = subprocess.Popen(
+                [sys.executable, "-m", "dask", *arguments], cwd=self.folder, env=environment, stdout=log, stderr=log
+            )
+
+    def worker(self, name: str, *, vms: int = 1, path: Path | None = None) -> None:
+        """Start the worker *name* with room for *vms* guests (0: it announces nothing), with *path* first on PATH."""
+        announced = ["--resources", f"VM={vms}"] if vms else []
+        arguments = ["worker", self.address, "--name", name, "--nthreads", "2", "--no-nanny", "--no-dashboard"]
+        self._start(name, [*arguments, *announced], path)
+
+    def await_workers(self, count: int) -> None:
+        from distributed import Client
+
+        with Client(self.address, set_as_default=False) as client:
+            client.wait_for_workers(count, timeout=BOUND)
+
+    def stop(self) -> None:
+        for process in self.processes.values():
+            process.kill()
+        for process in self.processes.values():
+            process.wait()

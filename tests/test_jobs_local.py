@@ -1,0 +1,40 @@
+"""Jobs in processes of this machine: one result each, errors as results, a killed process is tried again, bounded."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import jobs_calls
+import pytest
+
+from kselftests_py import jobs
+from kselftests_py.errors import BootError, HarnessError
+
+
+def test_one_result_for_each_job() -> None:
+    found = list(jobs.run([jobs.Job(f"j{n}", jobs_calls.double, (n,)) for n in range(5)], at_once=2))
+    assert sorted((one.key, one.value, one.attempts) for one in found) == [(f"j{n}", 2 * n, 1) for n in range(5)]
+
+
+@pytest.mark.parametrize(
+    ("call", "args", "kind", "said"),
+    [
+        (jobs_calls.no_boot, ("no init",), BootError, "no init"),
+        (jobs_calls.broken, (), HarnessError, "ZeroDivisionError: a bug of two lines"),
+    ],
+)
+def test_an_error_is_a_result_of_one_line(call: object, args: tuple[str, ...], kind: type, said: str) -> None:
+    (found,) = jobs.run([jobs.Job("bad", call, args)])  # type: ignore[arg-type]
+    assert type(found.error) is kind
+    assert said in str(found.error)
+    assert "\n" not in str(found.error)
+
+
+@pytest.mark.parametrize(("times", "value", "attempts"), [(1, 2, 2), (9, None, 3)])
+def test_a_killed_process_is_tried_again_three_times_at_most(
+    tmp_path: Path, times: int, value: int | None, attempts: int
+) -> None:
+    log = tmp_path / "calls"
+    (found,) = jobs.run([jobs.Job("killer", jobs_calls.kill_own_worker, (str(log), times))])
+    assert (found.value, found.attempts, log.stat().st_size) == (value, attempts, attempts)
+    assert (found.error is None) == (value is not None)
