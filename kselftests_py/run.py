@@ -97,7 +97,7 @@ def _kernels(options: Options, note: Callable[[str], None]) -> tuple[list[str], 
 
 
 @contextlib.contextmanager
-def _sigterm_as_interrupt() -> Iterator[None]:
+def sigterm_as_interrupt() -> Iterator[None]:
     """A polite kill ends the run as Ctrl-C does: machines stopped, results kept, reports written."""
 
     def interrupt(_number: int, _frame: FrameType | None) -> None:
@@ -131,7 +131,7 @@ def run(options: Options, view: TerminalView) -> tuple[RunFolder, Verdict]:
     arguments += ["-k", options.expression] if options.expression else []
     arguments += ["-x"] if options.fail_fast else []
     title = " and ".join(one.label for one in targets)
-    with _sigterm_as_interrupt():
+    with sigterm_as_interrupt():
         status = pytest.main(arguments, plugins=[_Plugin(prepared, view, title)])
     view.stop()
     if prepared.stopped is not None:

@@ -11,7 +11,7 @@ import click
 
 from kselftests_py.errors import KstError
 from kselftests_py.reports.text import one_line
-from kselftests_py.run import INTERRUPTED
+from kselftests_py.run import INTERRUPTED, sigterm_as_interrupt
 
 EPILOG = (
     "Exit codes: 0 pass, 1 the kernel failed, 2 usage, 3 the harness or the environment failed, "
@@ -23,7 +23,8 @@ def one_line_errors(call: Callable[..., None]) -> Callable[..., None]:
     @functools.wraps(call)
     def wrapped(*args: Any, **kwargs: Any) -> None:
         try:
-            call(*args, **kwargs)
+            with sigterm_as_interrupt():
+                call(*args, **kwargs)
         except KstError as error:
             click.echo(f"kst: {one_line(str(error), 2000)}", err=True)  # it may quote a guest, or a stranger's file
             sys.exit(error.exit_code)

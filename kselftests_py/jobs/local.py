@@ -26,8 +26,11 @@ def run(work: Sequence[Job], at_once: int) -> Iterator[Finished]:
                         yield replace(future.result(), attempts=attempt)
                     except BrokenProcessPool:
                         broken.append(futures[future])
-            finally:
+            except BaseException:  # Ctrl-C, a polite kill, or nobody wants the rest
                 pool.shutdown(wait=False, cancel_futures=True)
+                for worker in multiprocessing.active_children():
+                    worker.terminate()  # and what it started dies with it, see runs.py
+                raise
         left = broken
         if not left:
             return

@@ -60,7 +60,7 @@ def run(
     ]
     waiting = {job.key: job for job in work}
     done: dict[str, Tried] = {}
-    for finished in jobs.run(work, scheduler=scheduler, at_once=at_once):
+    for finished in jobs.run(work, scheduler=scheduler, at_once=at_once, note=note):
         if finished.error is not None:
             raise finished.error
         done[finished.key] = finished.value
