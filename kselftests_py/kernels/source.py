@@ -22,10 +22,9 @@ import filelock
 
 from kselftests_py import paths
 from kselftests_py.errors import HarnessError, UsageError
-from kselftests_py.kernels import apt, debian, git, store
+from kselftests_py.kernels import apt, debian, git, locks, store
 from kselftests_py.kernels.spec import BuildSpec
 
-_LOCK_BOUND = 4 * 3600.0
 _BASE = "refs/kst/base"
 
 
@@ -118,22 +117,9 @@ def scratch(folder: Path) -> Iterator[Path]:
         yield Path(temporary)
 
 
-@contextlib.contextmanager
-def locked(folder: Path, progress: Callable[[str], None]) -> Iterator[None]:
+def locked(folder: Path, progress: Callable[[str], None]) -> contextlib.AbstractContextManager[None]:
     """Hold the workspace *folder*, alone."""
-    holder = filelock.FileLock(folder.with_name(f"{folder.name}.lock"))
-    try:
-        holder.acquire(timeout=0)
-    except filelock.Timeout:
-        progress("waiting for another kst that is building from the same source")
-        try:
-            holder.acquire(timeout=_LOCK_BOUND)
-        except filelock.Timeout:
-            raise HarnessError(f"{folder}: still in use by another kst after 4 hours; end it and try again") from None
-    try:
-        yield
-    finally:
-        holder.release()
+    return locks.held(folder.with_name(f"{folder.name}.lock"), 4, "is building from the same source", progress)
 
 
 def _package(series: str, progress: Callable[[str], None]) -> debian.Package:

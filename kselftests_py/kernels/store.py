@@ -17,16 +17,14 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-import filelock
 import msgspec
 
 from kselftests_py import paths
 from kselftests_py.errors import HarnessError
-from kselftests_py.kernels import image
+from kselftests_py.kernels import image, locks
 from kselftests_py.kernels.image import Facts, KernelImage
 
 _FORMAT = 1
-_LOCK_BOUND = 3600.0
 # Read at every use; of the thousands of modules only the sizes are looked at.
 _HASHED = ("vmlinuz", "config", "modules.dep")
 _held: dict[Path, int] = {}
@@ -80,21 +78,10 @@ def disk_errors() -> Iterator[None]:
 def lock(progress: Callable[[str], None]) -> Iterator[Path]:
     """Hold the cache, alone; gives its root. What a killed process left half-made is removed."""
     folder = root()
-    holder = filelock.FileLock(folder / "lock")
-    try:
-        holder.acquire(timeout=0)
-    except filelock.Timeout:
-        progress("waiting for another kst that is fetching a kernel")
-        try:
-            holder.acquire(timeout=_LOCK_BOUND)
-        except filelock.Timeout:
-            raise HarnessError(f"{folder}: still in use by another kst after an hour; end it and try again") from None
-    try:
+    with locks.held(folder / "lock", 1, "is fetching a kernel", progress):
         for left in folder.glob(".new-*"):
             shutil.rmtree(left, ignore_errors=True)
         yield folder
-    finally:
-        holder.release()
 
 
 def add(spec: str, release: str, provenance: dict[str, str], build: Callable[[Path], None]) -> KernelImage:
