@@ -181,11 +181,12 @@ def _clean(campaign: Campaign, when: str, note: Callable[[str], None]) -> list[R
         with bench.taken(wanted) as place:
             kernel = f"{place.kernel(None, Path(scratch))},source={campaign.spec}"
         for suites in (OURS, *([UPSTREAM] if campaign.upstream else [])):
-            told, _ = runs.run(kernel, suites, [])
+            told, records = runs.run(kernel, suites, [])
             if told.exit_code:
+                bad = ", ".join(record.id for record in records if record.counts_as_failure) or told.why
                 raise HarnessError(
-                    f"{campaign.spec}: the clean kernel does not pass {', '.join(suites)} {when} the broken ones, "
-                    f"so nothing can be said of them: {told.why}"
+                    f"{campaign.spec}: the clean kernel does not pass {when} the broken ones, "
+                    f"so nothing can be said of them: {bad}"
                 )
         if when == "after" or all(defect.kind != "cost" for defect in campaign.defects):
             return []
