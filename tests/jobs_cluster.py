@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import subprocess
@@ -14,18 +15,26 @@ BOUND = 120.0  # seconds, on a busy machine
 
 
 class LocalCluster:
-    """Started by the commands of docs/scale.md; stop() ends all."""
+    """Started by the commands of docs/scale.md; a context, whose end ends all."""
+
+    address = ""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
-        self.file = folder / "scheduler.json"
         self.processes: dict[str, subprocess.Popen[bytes]] = {}
-        self._start("scheduler", ["scheduler", "--port", "0", "--no-dashboard", "--scheduler-file", str(self.file)])
+
+    def __enter__(self) -> LocalCluster:
+        file = self.folder / "scheduler.json"
+        self._start("scheduler", ["scheduler", "--port", "0", "--no-dashboard", "--scheduler-file", str(file)])
         deadline = time.monotonic() + BOUND
-        while not self.file.exists():
-            assert time.monotonic() < deadline, f"awaited for {BOUND:.0f} s: {self.file}"
+        while not self.address:
+            with contextlib.suppress(OSError, ValueError):  # not there yet, half written
+                self.address = json.loads(file.read_text())["address"]
+            if time.monotonic() > deadline:
+                self.__exit__()
+                raise AssertionError(f"awaited for {BOUND:.0f} s: {file}")
             time.sleep(0.05)
-        self.address = json.loads(self.file.read_text())["address"]
+        return self
 
     def _start(self, name: str, arguments: list[str], path: Path | None = None) -> None:
         environment = dict(os.environ, PYTHONPATH=f"{REPOSITORY}:{REPOSITORY / 'tests'}")
@@ -48,7 +57,7 @@ class LocalCluster:
         with Client(self.address, set_as_default=False) as client:
             client.wait_for_workers(count, timeout=BOUND)
 
-    def stop(self) -> None:
+    def __exit__(self, *_: object) -> None:
         for process in self.processes.values():
             process.kill()
         for process in self.processes.values():

@@ -18,9 +18,8 @@ from kselftests_py.jobs import cluster as room
 
 @pytest.fixture
 def cluster(tmp_path: Path) -> Iterator[LocalCluster]:
-    started = LocalCluster(tmp_path)
-    yield started
-    started.stop()
+    with LocalCluster(tmp_path) as started:
+        yield started
 
 
 @pytest.fixture

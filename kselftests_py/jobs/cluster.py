@@ -122,8 +122,9 @@ class _Cluster:
 
     def _look(self) -> None:
         """Who is there; those that are new are asked who they are."""
-        workers = self.client.scheduler_info(n_workers=-1).get("workers")
-        if workers is None or self.client.status != "running":
+        connected = self.client.status == "running"
+        workers = self.client.scheduler_info(n_workers=-1).get("workers") if connected else None
+        if workers is None:
             raise CancelledError  # with the connection, all that was asked for is lost
         self.vms = {each: told["resources"].get(RESOURCE, 0) for each, told in workers.items()}
         if new := [each for each in workers if each not in self.known]:
