@@ -50,7 +50,7 @@ MISBEHAVING = [
     ("trickling", "while True: print('z', end='', flush=True); time.sleep(0.01)", 0.3, ChannelTimeout, "no reply"),
     ("exits", "sys.exit(7)", LONG_S, ChannelLost, "exit code 7"),
     ("killed", "import os; os.kill(os.getpid(), 9)", LONG_S, ChannelLost, "signal 9"),
-    ("half a line", "print('half', end='')", LONG_S, ChannelLost, "closed its output"),
+    ("half a line", "sys.stdin.readline(); print('half', end='')", LONG_S, ChannelLost, "closed its output"),
     ("endless line", "while True: sys.stdout.write('z' * 65536)", LONG_S, ChannelGarbage, "above"),
     ("two lines", "sys.stdin.readline(); print('a\\nb')", LONG_S, ChannelGarbage, "after its reply"),
 ]
