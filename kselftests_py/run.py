@@ -126,10 +126,10 @@ def run(options: Options, view: TerminalView) -> tuple[RunFolder, Verdict]:
     settings = Settings(options.accel, options.cpus, options.memory, options.timeout)
     shown = {name: str(value) if isinstance(value, Path) else value for name, value in asdict(options).items()}
     prepared = kst_session.begin(folder, targets, settings, view, shown, options.controls)
+    prepared.fail_fast = options.fail_fast
     arguments = [*folders, "-p", "no:cacheprovider", "--capture=no", "-q", f"--kst-mode={options.mode}"]
     arguments += ["-c", str(data_dir("suites") / "pytest.ini")]
     arguments += ["-k", options.expression] if options.expression else []
-    arguments += ["-x"] if options.fail_fast else []
     title = " and ".join(one.label for one in targets)
     with sigterm_as_interrupt():
         status = pytest.main(arguments, plugins=[_Plugin(prepared, view, title)])

@@ -155,6 +155,19 @@ def test_first_failure_ends_a_fail_fast_run(tmp_path: Path) -> None:
     assert [record.outcome for record in folder.records()] == [Outcome.FAIL]
 
 
+def test_an_expected_failure_does_not_end_a_fail_fast_run(tmp_path: Path) -> None:
+    cases = """
+import pytest
+@pytest.mark.finding("F999")
+def test_a(subject): assert 0
+def test_b(subject): pass
+def test_c(subject): assert 0
+def test_d(subject): pass
+"""
+    _, folder = run_suite(tmp_path, cases, "--kst-fail-fast")
+    assert [record.outcome for record in folder.records()] == [Outcome.FAIL, Outcome.PASS, Outcome.FAIL]
+
+
 def test_time_of_a_test_is_bounded(tmp_path: Path) -> None:
     cases = """
 def test_endless(subject):

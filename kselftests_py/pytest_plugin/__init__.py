@@ -61,6 +61,9 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     group.addoption("--kst-memory", default="1G", metavar="SIZE", help="memory of a guest, as vng takes it")
     group.addoption("--kst-timeout", type=float, default=60, metavar="SECONDS", help="bound of one test")
     group.addoption(
+        "--kst-fail-fast", action="store_true", help="stop at the first failure that no finding explains (-x: at any)"
+    )
+    group.addoption(
         "--kst-controls", action="store_true", help="run each test under its negative controls; it must fail"
     )
 
@@ -97,7 +100,9 @@ def _begin(config: pytest.Config) -> session.Run:
         for name, value in vars(option).items()
         if name.startswith("kst_")
     }
-    return session.begin(folder, targets, settings, listener, options, option.kst_controls)
+    begun = session.begin(folder, targets, settings, listener, options, option.kst_controls)
+    begun.fail_fast = option.kst_fail_fast
+    return begun
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
@@ -173,10 +178,10 @@ def pytest_runtest_protocol(item: pytest.Item, nextitem: pytest.Item | None) -> 
         pytest.exit(str(error), returncode=error.exit_code)
     for one in everything:
         run.listener.test_finished(one)
-        if item.config.getoption("maxfail") == 1 and (
+        if (run.fail_fast or item.config.getoption("maxfail") == 1) and (
             one.counts_as_failure or one.outcome in (Outcome.ERROR, Outcome.MISS)
         ):
-            item.session.shouldstop = f"{one.id}: {one.outcome}"  # a crash found in the log is no failure for pytest
+            item.session.shouldfail = f"{one.id}: {one.outcome}"  # a crash found in the log is no failure for pytest
     return result
 
 

@@ -54,6 +54,7 @@ class Run:
     bench: Bench
     listener: Listener
     controls: bool
+    fail_fast: bool = False  # stop at the first failure; not pytest's -x, which stops at an expected one as well
     stopped: KstError | None = None  # why the run could not go on
 
     def finish(self, complete: bool) -> None:
