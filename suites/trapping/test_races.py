@@ -44,10 +44,12 @@ RELEASES = [
     pytest.param("rwp", "shmem", "resolve", marks=RWP_NEEDS),
     pytest.param("rwp", "hugetlb", "resolve", marks=[RWP_NEEDS, HUGETLB]),
     pytest.param("rwp", "anon", "dontwake", marks=RWP_NEEDS),
+    pytest.param("wp", "anon", "resolve", marks=WP_NEEDS),
+    # Not WP on shmem: a page that resolving leaves read-only meets F023, by chance.
+]
+ENDINGS = [
     pytest.param("rwp", "anon", "close", marks=RWP_NEEDS),
     pytest.param("rwp", "hugetlb", "set_mode", marks=[ASYNC_NEEDS, HUGETLB]),
-    pytest.param("wp", "anon", "resolve", marks=WP_NEEDS),
-    # Not shmem with "resolve" or "dontwake": a page that resolving leaves read-only meets F023, by chance.
     pytest.param("wp", "shmem", "close", marks=WP_NEEDS),
 ]
 
@@ -61,6 +63,14 @@ def test_racers_are_stopped_and_let_go(subject: Subject, mode: str, kind: str, r
     Source: I1; handle_userfault() queues itself before it asks whether it must wait, or a wake between is lost.
     """
     _assert_held(_race(subject, mode, kind, release, 120), 120)
+
+
+@pytest.mark.contract("I1")
+@pytest.mark.control("skip_protect")
+@pytest.mark.parametrize(("mode", "kind", "ending"), ENDINGS)
+def test_racers_are_let_go_by_what_ends_the_protection(subject: Subject, mode: str, kind: str, ending: str) -> None:
+    """The same where the descriptor is closed, or SET_MODE switches to async: these wake everybody. Source: I1."""
+    _assert_held(_race(subject, mode, kind, ending, 120), 120)
 
 
 @WP_NEEDS
