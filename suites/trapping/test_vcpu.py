@@ -222,8 +222,9 @@ def test_protecting_under_a_running_vcpu(subject: Subject, kind: str, access: st
     """Once UFFDIO_RWPROTECT has returned, a vCPU that was running on the page completes no access to it.
 
     The one that it had made but not yet counted excepted. Each round protects the page while the vCPU runs, sees it
-    blocked with one message, and lets it go on: resolved, or by a turn to async mode and back. Source: I3, I8; KVM
-    takes the page out of its tables and flushes the TLB of running vCPUs (kvm_mmu_notifier_invalidate_range_start()).
+    blocked with one message, and lets it go on: resolved, or by a turn to async mode and back. Source: I3, I8;
+    kvm_mmu_notifier_invalidate_range_start() takes the page out of the guest's tables. That it flushes their TLB as
+    well is not seen under TCG, which does so at each exit from a guest.
     """
     region, vcpu = guest(subject, kind)
     uffd = track(subject, region)
