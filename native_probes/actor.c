@@ -17,7 +17,7 @@
 #include <x86intrin.h>
 #endif
 
-#include "actor.h"
+#include "vcpu.h"
 
 #define SIGNAL_STACK (64u << 10)
 #define THREAD_STACK (256u << 10)
@@ -124,6 +124,10 @@ static void serve(struct kst_ticket *t)
 {
 	uint64_t ignored;
 
+	if (t->actor->vcpu) {
+		kst_vcpu_serve(t->actor->vcpu, t);
+		return;
+	}
 	for (uint64_t i = 0; i < t->count; i++) {
 		uint64_t addr = t->addr + (t->pages ? t->pages[i] : i) * t->stride;
 		uint64_t start = ticks();
@@ -135,7 +139,7 @@ static void serve(struct kst_ticket *t)
 			break;
 		}
 		t->ticks += ticks() - start;
-		t->completed++;
+		__atomic_store_n(&t->completed, i + 1, __ATOMIC_RELAXED);
 		if (t->neighbour)
 			survive(KST_READ, addr + t->neighbour, 0, &ignored);
 	}
@@ -206,15 +210,26 @@ static int start(struct kst_actor *a)
 
 static json_t *op_actor(struct kst_subject *s, const json_t *args)
 {
-	struct kst_actor *a = calloc(1, sizeof(*a));
+	const struct kst_region *region = NULL;
+	struct kst_vcpu *vcpu = NULL;
+	json_t *reply = NULL;
+	struct kst_actor *a;
 	int err;
 
-	(void)args;
+	if (json_object_get(args, "vcpu")) {
+		region = kst_table_arg(&s->regions, args, "vcpu", &reply);
+		vcpu = region ? kst_vcpu_new(s, region, &reply) : NULL;
+		if (!vcpu)
+			return reply;
+	}
+	a = calloc(1, sizeof(*a));
 	if (!a)
 		abort();
+	a->vcpu = vcpu;
 	a->stack = malloc(SIGNAL_STACK);
 	err = a->stack ? start(a) : ENOMEM;
 	if (err) {
+		kst_vcpu_free(vcpu);
 		free(a->stack);
 		free(a);
 		return kst_errno(err, "pthread_create");
@@ -227,6 +242,7 @@ void kst_actor_free(struct kst_actor *a)
 	close(a->stat_fd);
 	close(a->wchan_fd);
 	close(a->syscall_fd);
+	kst_vcpu_free(a->vcpu);
 	free(a->stack);
 	free(a);
 }
@@ -286,6 +302,8 @@ static json_t *give(struct kst_subject *s, struct kst_ticket *ticket)
 
 	if (kst_control(s, "touch_neighbour"))
 		ticket->neighbour = kst_page_size_at(s, ticket->addr);
+	ticket->counter = a->vcpu ? kst_vcpu_counter(a->vcpu) : &ticket->completed;
+	*ticket->counter = 0;
 	a->ticket = ticket;
 	a->asleep_in_fault = 0;
 	atomic_fetch_add(&a->asked, 1);
@@ -305,6 +323,8 @@ static json_t *op_access(struct kst_subject *s, const json_t *args, bool many)
 		return reply;
 	if (t.actor->ticket && !atomic_load(&t.actor->ticket->done))
 		return kst_error("the actor is still busy with its last ticket");
+	if (t.actor->vcpu && t.how == KST_FORK)
+		return kst_error("argument how: a vCPU does not fork");
 	if (many && (!kst_arg_range_or(args, "stride", 4096, 0, 1ull << 40, &t.stride, &reply) ||
 		     !(pages ? pages_arg(pages, &t.pages, &reply) :
 			       kst_arg_range(args, "count", 0, COUNT_MAX, &t.count, &reply))))

@@ -22,6 +22,8 @@ struct kst_ticket {
 	uint64_t result;    /* value of the last access: read, or before the rmw */
 	uint64_t ticks;     /* time stamp counter, summed over the accesses */
 	uint64_t completed;
+	uint64_t *counter;  /* of accesses completed so far, while they go on: `completed`, or the vCPU's own */
+	char exit[32];      /* why the vCPU left the guest, if not because it was done; empty: it did not */
 	int signal;         /* that ended it; 0: none */
 	int signal_code;
 	uint64_t signal_addr;
@@ -31,6 +33,7 @@ struct kst_ticket {
 struct kst_actor {
 	pthread_t thread;
 	pid_t tid;
+	struct kst_vcpu *vcpu;     /* who makes its accesses; NULL: the thread itself */
 	struct kst_ticket *ticket; /* the latest; written before `asked` is raised */
 	atomic_uint asked;         /* futex: counts the tickets given */
 	atomic_uint started;       /* futex: tid is known */

@@ -6,6 +6,7 @@
 #include <unistd.h>
 
 #include "agent.h"
+#include "vcpu.h"
 
 typedef json_t *agent_op_fn(struct kst_agent *agent, const json_t *args);
 
@@ -65,12 +66,19 @@ static json_t *op_kernel_log(struct kst_agent *agent, const json_t *args)
 	return kst_kernel_log();
 }
 
+static json_t *op_keep_vm(struct kst_agent *agent, const json_t *args)
+{
+	(void)agent, (void)args;
+	return kst_vcpu_keep();
+}
+
 static const struct {
 	const char *name;
 	agent_op_fn *fn;
 } ops[] = {
 	{"hello", op_hello},		 {"caps", op_caps},	    {"kernel_log", op_kernel_log},
 	{"subject_new", op_subject_new}, {"subject_end", op_subject_end}, {"subjects", op_subjects},
+	{"keep_vm", op_keep_vm},
 };
 
 static json_t *run(void *ctx, const json_t *args)

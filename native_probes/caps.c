@@ -13,7 +13,7 @@
 #include <sys/sysinfo.h>
 #include <unistd.h>
 
-#include "kst.h"
+#include "vcpu.h"
 #include "uapi.h"
 
 #define HUGE (2ull << 20)
@@ -189,12 +189,13 @@ json_t *kst_caps(void)
 	first_line("/sys/kernel/mm/transparent_hugepage/enabled", thp, sizeof(thp));
 	first_line("/sys/kernel/mm/hugepages/hugepages-2048kB/free_hugepages", huge, sizeof(huge));
 	first_line("/sys/devices/system/clocksource/clocksource0/current_clocksource", clock, sizeof(clock));
-	return json_pack("{s:I, s:I, s:o, s:b, s:b, s:b, s:b, s:b, s:b, s:b, s:b, s:i, s:i, s:i, s:s}",
+	return json_pack("{s:I, s:I, s:o, s:b, s:b, s:b, s:b, s:b, s:b, s:b, s:b, s:i, s:i, s:i, s:s, s:s}",
 			 "uffd_features", (json_int_t)api.features, "uffd_ioctls", KST_IOCTLS(api.ioctls),
 			 "register_modes", register_modes(api.features), "pagemap_scan", can.scan, "page_accessed",
 			 can.accessed, "page_idle", there("/sys/kernel/mm/page_idle/bitmap"), "lru_gen",
 			 there("/sys/kernel/mm/lru_gen/enabled"), "damon", there("/sys/kernel/mm/damon/admin"),
 			 "soft_dirty", can.soft_dirty, "swap", info.totalswap > 0, "thp",
 			 *thp && !strstr(thp, "[never]"), "hugetlb_free", atoi(huge), "cpus", usable_cpus(),
-			 "nodes", there("/sys/devices/system/node/node1") ? 2 : 1, "clocksource", clock);
+			 "nodes", there("/sys/devices/system/node/node1") ? 2 : 1, "clocksource", clock, "kvm",
+			 kst_vcpu_missing());
 }

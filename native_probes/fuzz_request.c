@@ -16,7 +16,7 @@
 #include <sys/socket.h>
 #include <time.h>
 
-#include "actor.h"
+#include "vcpu.h"
 
 const struct kst_op kst_latency_ops[] = {{NULL, NULL}};
 const struct kst_op kst_path_ops[] = {{NULL, NULL}};
@@ -24,7 +24,35 @@ const struct kst_op kst_node_ops[] = {{NULL, NULL}};
 const struct kst_op kst_evict_ops[] = {{NULL, NULL}};
 const struct kst_op kst_access_ops[] = {{NULL, NULL}};
 const struct kst_op kst_race_ops[] = {{NULL, NULL}};
+const struct kst_op kst_vcpu_ops[] = {{NULL, NULL}};
 json_t *kst_kernel_log(void);
+
+struct kst_vcpu *kst_vcpu_new(const struct kst_subject *s, const struct kst_region *region, json_t **reply)
+{
+	(void)s, (void)region;
+	*reply = kst_errno(ENOENT, "/dev/kvm");
+	return NULL;
+}
+
+json_t *kst_vcpu_keep(void)
+{
+	return kst_ok(NULL);
+}
+
+void kst_vcpu_free(struct kst_vcpu *vcpu)
+{
+	(void)vcpu;
+}
+
+void kst_vcpu_serve(struct kst_vcpu *vcpu, struct kst_ticket *ticket)
+{
+	(void)vcpu, (void)ticket;
+}
+
+uint64_t *kst_vcpu_counter(struct kst_vcpu *vcpu)
+{
+	return (uint64_t *)(void *)vcpu;
+}
 
 json_t *kst_caps(void)
 {

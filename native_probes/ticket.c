@@ -14,6 +14,10 @@
 #define LOOK_FIRST_US 50
 #define LOOK_MAX_US 2000
 #define SIGHTINGS 3
+#define PROGRESS 2 /* accesses, of which the second began after somebody asked */
+
+/* What a request waits for; RUNNING: PROGRESS more accesses completed. */
+enum want { EITHER, DONE, BLOCKED, RUNNING, WANTS };
 
 static uint64_t now_us(void)
 {
@@ -69,6 +73,11 @@ static bool blocked(struct kst_actor *a, char *wchan, size_t size)
 	return a->asleep_in_fault >= SIGHTINGS;
 }
 
+static uint64_t completed(const struct kst_ticket *t)
+{
+	return __atomic_load_n(t->counter, __ATOMIC_RELAXED);
+}
+
 static json_t *describe_done(struct kst_ticket *t)
 {
 	json_t *result = json_pack("{s:s, s:I, s:I, s:I}", "state", "done", "value", (json_int_t)t->result, "ticks",
@@ -83,14 +92,17 @@ static json_t *describe_done(struct kst_ticket *t)
 		json_object_set_new(result, "signal_code", json_integer(t->signal_code));
 		json_object_set_new(result, "signal_addr", json_integer((json_int_t)t->signal_addr));
 	}
+	if (*t->exit)
+		json_object_set_new(result, "exit", json_string(t->exit));
 	free(t->pages);
 	t->pages = NULL;
 	return kst_ok(result);
 }
 
-static json_t *describe_pending(bool is_blocked, const char *wchan)
+static json_t *describe_pending(const struct kst_ticket *t, bool is_blocked, const char *wchan)
 {
-	json_t *result = json_pack("{s:s}", "state", is_blocked ? "blocked" : "running");
+	json_t *result = json_pack("{s:s, s:I}", "state", is_blocked ? "blocked" : "running", "count",
+				   (json_int_t)completed(t));
 
 	if (is_blocked && *wchan && strcmp(wchan, "0"))
 		json_object_set_new(result, "wchan", json_string(wchan));
@@ -98,9 +110,9 @@ static json_t *describe_pending(bool is_blocked, const char *wchan)
 }
 
 /* Waits for the state itself: `done` is a futex; being blocked has to be looked for, ever less often. */
-static json_t *await(struct kst_ticket *t, bool want_done, uint64_t deadline)
+static json_t *await(struct kst_ticket *t, enum want want, uint64_t deadline)
 {
-	uint64_t pause = LOOK_FIRST_US, now;
+	uint64_t pause = LOOK_FIRST_US, enough = completed(t) + PROGRESS, now;
 	char wchan[64] = "";
 
 	for (;;) {
@@ -108,12 +120,14 @@ static json_t *await(struct kst_ticket *t, bool want_done, uint64_t deadline)
 
 		if (atomic_load(&t->done))
 			return describe_done(t);
-		if (is_blocked && !want_done)
-			return describe_pending(true, wchan);
+		if (want == RUNNING && completed(t) >= enough)
+			return describe_pending(t, false, wchan);
+		if (is_blocked && (want == EITHER || want == BLOCKED))
+			return describe_pending(t, true, wchan);
 		now = now_us();
 		if (now >= deadline)
-			return describe_pending(is_blocked || (asleep(t->actor) && !atomic_load(&t->done)), wchan);
-		if (want_done)
+			return describe_pending(t, is_blocked || (asleep(t->actor) && !atomic_load(&t->done)), wchan);
+		if (want == DONE)
 			pause = deadline - now;
 		kst_futex_wait(&t->done, 0, pause < deadline - now ? pause : deadline - now);
 		pause = pause * 2 < LOOK_MAX_US ? pause * 2 : LOOK_MAX_US;
@@ -122,19 +136,22 @@ static json_t *await(struct kst_ticket *t, bool want_done, uint64_t deadline)
 
 static json_t *op_ticket(struct kst_subject *s, const json_t *args)
 {
+	static const char *const names[WANTS] = {"either", "done", "blocked", "running"};
 	const char *want;
-	uint64_t timeout_ms;
+	uint64_t timeout_ms, i = 0;
 	json_t *reply = NULL;
 	struct kst_ticket *t = kst_table_arg(&s->tickets, args, "ticket", &reply);
 
 	if (!t || !kst_arg_range_or(args, "timeout_ms", 2000, 0, WAIT_MAX_MS, &timeout_ms, &reply) ||
 	    !kst_arg_str_or(args, "want", "either", &want, &reply))
 		return reply;
-	if (strcmp(want, "either") && strcmp(want, "done") && strcmp(want, "blocked"))
-		return kst_error("argument want: %s is none of done, blocked, either", want);
+	while (i < WANTS && strcmp(names[i], want))
+		i++;
+	if (i == WANTS)
+		return kst_error("argument want: %s is none of done, blocked, either, running", want);
 	if (atomic_load(&t->done))
 		return describe_done(t);
-	return await(t, !strcmp(want, "done"), now_us() + timeout_ms * 1000);
+	return await(t, (enum want)i, now_us() + timeout_ms * 1000);
 }
 
 const struct kst_op kst_ticket_ops[] = {{"ticket", op_ticket}, {NULL, NULL}};

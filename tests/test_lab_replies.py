@@ -251,6 +251,8 @@ MISSING = [
     ("hugetlb", caps(0, hugetlb_free=3), "3 free 2 MiB huge pages"),
     ("hugetlb", caps(0, hugetlb_free=64), None),
     ("smp", caps(0, cpus=1), "one CPU"),
+    ("kvm", caps(0, kvm=""), None),
+    ("kvm", caps(0, kvm="/dev/kvm: No such\nfile"), r"had: /dev/kvm: No such\nfile"),
 ]
 
 

@@ -106,6 +106,15 @@ def test_two_guests_at_once_do_not_disturb_each_other(make_guest: MakeGuest) -> 
     assert b"protocol" in guests[1].channel().call(HELLO, 10)
 
 
+def test_kvm_is_there_once_it_was_loaded(make_guest: MakeGuest) -> None:
+    """TCG plays an AMD with SVM; a boot by itself spends no time on KVM."""
+    guest = make_guest()
+    guest.start()
+    assert guest.run("test -e /dev/kvm", 20)[0] == 1
+    guest.load_kvm()
+    assert guest.run("test -c /dev/kvm && grep -w svm /proc/cpuinfo", 20)[0] == 0
+
+
 def test_guest_listens_on_loopback_only(make_guest: MakeGuest) -> None:
     make_guest().start()
     deadline = time.monotonic() + 20

@@ -14,7 +14,7 @@
 Nothing here sleeps: what waits, waits for a state, with a bound.
 """
 
-from kselftests_py.lab.actor import Actor, Ticket
+from kselftests_py.lab.actor import Actor, Ticket, Vcpu
 from kselftests_py.lab.capabilities import Capabilities
 from kselftests_py.lab.channel import Channel, ChannelGarbage, ChannelLost, ChannelTimeout, PipeChannel
 from kselftests_py.lab.constants import (
@@ -77,4 +77,5 @@ __all__ = [
     "Term",
     "Ticket",
     "Uffd",
+    "Vcpu",
 ]

@@ -1,4 +1,4 @@
-"""``Actor``: a thread of the subject whose accesses return at once with a ``Ticket``."""
+"""``Actor``: a thread of the subject, or a vCPU, whose accesses return at once with a ``Ticket``."""
 
 from __future__ import annotations
 
@@ -8,10 +8,13 @@ from typing import TYPE_CHECKING
 from kselftests_py.lab import ops
 from kselftests_py.lab.errors import ProbeError
 from kselftests_py.lab.region import Span
-from kselftests_py.lab.replies import TicketState
+from kselftests_py.lab.replies import Mappings, TicketState
 
 if TYPE_CHECKING:
     from kselftests_py.lab.subject import Subject
+
+MANY_TIMES = 1 << 32
+"""Accesses that no test waits for the end of (the probe's limit)."""
 
 
 class Ticket:
@@ -23,7 +26,10 @@ class Ticket:
         self._final: TicketState | None = None
 
     def wait(self, want: str | None = None, timeout_ms: int | None = None) -> TicketState:
-        """The state once it is *want* (``done``, ``blocked``, or None: either), or at the bound (2 s by default)."""
+        """The state once it is *want* (``done``, ``blocked``, or None: either), or at the bound (2 s by default).
+
+        ``running``: once two more accesses are completed, of which the second began after this call.
+        """
         if self._final is None:
             state = self._subject.call(ops.ticket(self.handle, want, timeout_ms))
             if state.state != "done":
@@ -33,8 +39,10 @@ class Ticket:
 
     @property
     def done(self) -> bool:
-        """True once the access has completed; waits for that, up to 2 s."""
-        return self.wait("done").state == "done"
+        """True once the access has completed; waits for that, up to 2 s. Raises AssertionError if a vCPU cannot."""
+        state = self.wait("done")
+        assert state.exit is None, f"the vCPU left the guest: {state.exit}"
+        return state.state == "done"
 
     @property
     def blocked(self) -> bool:
@@ -46,6 +54,7 @@ class Ticket:
         """The 64 bits that the access loaded; waits for it. Raises AssertionError if the access does not complete."""
         state = self.wait("done")
         assert state.state == "done", f"the access did not complete: it is {state.state}"
+        assert state.exit is None, f"the access did not complete: {state.exit}"
         if state.value is None:
             raise ProbeError("the probe reports an access as done without its value")
         return state.value
@@ -54,6 +63,11 @@ class Ticket:
     def signal(self) -> int | str | None:
         """The signal that the access raised (SIGSEGV, SIGBUS), or None."""
         return self.wait("done").signal
+
+    @property
+    def exit(self) -> str | None:
+        """Why the vCPU left the guest before it was done: the errno of KVM_RUN, or the number of the exit."""
+        return self.wait("done").exit
 
     @property
     def count(self) -> int:
@@ -85,8 +99,31 @@ class Actor:
         """Access *addr*; *how* is ``read``, ``write``, ``rmw`` or ``exec``."""
         return Ticket(self._subject, self._subject.call(ops.access(self.handle, how, addr, value)).ticket)
 
+    def repeat(self, how: str, addr: int) -> Ticket:
+        """Access *addr* again and again, for as long as any test lasts."""
+        return Ticket(self._subject, self._subject.call(ops.repeat(self.handle, how, addr, MANY_TIMES)).ticket)
+
     def touch(self, how: str, span: Span, pages: Iterable[int], value: int | None = None) -> Ticket:
         """Access the numbered *pages* of *span* in their order; one ticket for them all."""
         numbers = list(pages)
         op = ops.touch(self.handle, how, span.addr, span.page_size, numbers, value)
         return Ticket(self._subject, self._subject.call(op).ticket)
+
+
+class Vcpu(Actor):
+    """A vCPU of a virtual machine whose memory is one region: its accesses come through nested page tables.
+
+    The same accesses as of a thread; ``exec`` needs a return instruction (0xC3) at its address.
+    """
+
+    def log_dirty(self, *, on: bool) -> None:
+        """Switch KVM's dirty logging (KVM_MEM_LOG_DIRTY_PAGES) on or off."""
+        self._subject.call(ops.vcpu_log_dirty(self.handle, on=on))
+
+    def dirty_pages(self) -> set[int]:
+        """Numbers of the 4 KiB pages in the dirty log, which this empties (KVM_GET_DIRTY_LOG)."""
+        return set(self._subject.call(ops.vcpu_dirty(self.handle)).pages)
+
+    def mappings(self) -> Mappings:
+        """What KVM has mapped for the guest by now, its own few pages included (KVM_GET_STATS_FD)."""
+        return self._subject.call(ops.vcpu_mappings(self.handle))

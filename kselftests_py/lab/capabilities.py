@@ -7,6 +7,7 @@ from collections.abc import Callable
 
 from kselftests_py.errors import UsageError
 from kselftests_py.lab.constants import Feature
+from kselftests_py.lab.errors import printable
 from kselftests_py.lab.replies import Caps
 
 HUGETLB_PAGES = 12
@@ -63,6 +64,10 @@ def _hugetlb(caps: Capabilities) -> str | None:
     return None if free >= HUGETLB_PAGES else f"{free} free 2 MiB huge pages, {HUGETLB_PAGES} needed"
 
 
+def _kvm(caps: Capabilities) -> str | None:
+    return f"no virtual machine can be had: {printable(caps.raw.kvm)}" if caps.raw.kvm else None
+
+
 def _two_cpus(caps: Capabilities) -> str | None:
     return None if caps.raw.cpus >= 2 else "one CPU: accesses cannot race"
 
@@ -98,4 +103,5 @@ _CHECKS: dict[str, _Check] = {
     "hugetlb": _hugetlb,
     "smp": _two_cpus,
     "nodes": _two_nodes,
+    "kvm": _kvm,
 }

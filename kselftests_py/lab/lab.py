@@ -47,6 +47,10 @@ class Lab:
         """What the kernel under test can do, each probed there."""
         return Capabilities(self.call(ops.caps()))
 
+    def keep_vm(self) -> None:
+        """Let the probe hold a virtual machine until it ends, so that no test has the kernel's first or last one."""
+        self.call(ops.keep_vm())
+
     def kernel_log(self) -> replies.KernelLog:
         """The kernel's log since the last call; the first call starts at its end. Texts are as the guest wrote them."""
         return self.call(ops.kernel_log())

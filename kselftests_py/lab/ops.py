@@ -57,6 +57,10 @@ def caps() -> Op[replies.Caps]:
     return _op("caps", replies.Caps)
 
 
+def keep_vm() -> Op[replies.Empty]:
+    return _op("keep_vm", replies.Empty)
+
+
 def kernel_log() -> Op[replies.KernelLog]:
     return _op("kernel_log", replies.KernelLog)
 
@@ -198,8 +202,9 @@ def poll(uffd: int, timeout_ms: int = 0) -> Op[replies.Polled]:
 # Actors.
 
 
-def actor() -> Op[replies.NewActor]:
-    return _op("actor", replies.NewActor)
+def actor(vcpu: int | None = None) -> Op[replies.NewActor]:
+    """A thread; with *vcpu*, the handle of a region, its accesses are those of a vCPU whose memory that region is."""
+    return _op("actor", replies.NewActor, vcpu=vcpu)
 
 
 def access(actor: int, how: str, addr: int, value: int | None = None) -> Op[replies.NewTicket]:
@@ -210,6 +215,22 @@ def touch(
     actor: int, how: str, addr: int, stride: int, pages: list[int], value: int | None = None
 ) -> Op[replies.NewTicket]:
     return _op("touch", replies.NewTicket, actor=actor, how=how, addr=addr, stride=stride, pages=pages, value=value)
+
+
+def repeat(actor: int, how: str, addr: int, count: int) -> Op[replies.NewTicket]:
+    return _op("touch", replies.NewTicket, actor=actor, how=how, addr=addr, stride=0, count=count)
+
+
+def vcpu_log_dirty(actor: int, *, on: bool) -> Op[replies.Empty]:
+    return _op("vcpu_log_dirty", replies.Empty, actor=actor, on=on)
+
+
+def vcpu_dirty(actor: int) -> Op[replies.DirtyPages]:
+    return _op("vcpu_dirty", replies.DirtyPages, actor=actor)
+
+
+def vcpu_mappings(actor: int) -> Op[replies.Mappings]:
+    return _op("vcpu_mappings", replies.Mappings, actor=actor)
 
 
 def ticket(ticket: int, want: str | None = None, timeout_ms: int | None = None) -> Op[replies.TicketState]:

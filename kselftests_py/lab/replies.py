@@ -69,6 +69,7 @@ class Caps(Struct):
     cpus: Count = 1
     nodes: Count = 1
     clocksource: Text = ""
+    kvm: Text = "the probe did not say"
 
 
 class KernelLog(Struct):
@@ -179,7 +180,10 @@ class NewTicket(Struct):
 
 
 class TicketState(Struct):
-    """``done``, ``blocked`` (the thread sleeps in the kernel) or ``running`` (neither within the bound)."""
+    """``done``, ``blocked`` (the thread sleeps in the kernel) or ``running`` (neither within the bound).
+
+    ``count`` accesses are completed; ``exit`` says why a vCPU left its guest before it was done.
+    """
 
     state: Annotated[str, Meta(pattern="^(done|blocked|running)$")]
     value: int | None = None
@@ -187,6 +191,20 @@ class TicketState(Struct):
     signal: int | str | None = None
     count: Count | None = None
     wchan: Text | None = None
+    exit: Annotated[str, Meta(max_length=40)] | None = None
+
+
+class DirtyPages(Struct):
+    """Numbers of the 4 KiB pages in KVM's dirty log."""
+
+    pages: Annotated[list[Count], Meta(max_length=MANY)]
+
+
+class Mappings(Struct):
+    """How many pages of each size KVM has mapped for the guest; -1: it does not tell."""
+
+    small: int
+    huge: int
 
 
 class NewAddress(Struct):

@@ -6,7 +6,7 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from kselftests_py.lab import ops, replies
-from kselftests_py.lab.actor import Actor
+from kselftests_py.lab.actor import Actor, Vcpu
 from kselftests_py.lab.channel import ChannelError
 from kselftests_py.lab.constants import Page, Term, feature_bits
 from kselftests_py.lab.errors import KernelRefused, ProbeError, SubjectGone
@@ -100,6 +100,11 @@ class Subject:
         """Start a thread."""
         new = self.call(ops.actor())
         return Actor(self, new.actor, new.tid)
+
+    def vcpu(self, region: Region) -> Vcpu:
+        """Start a virtual machine of one vCPU whose memory is *region*, at most 1022 MiB."""
+        new = self.call(ops.actor(region.handle))
+        return Vcpu(self, new.actor, new.tid)
 
     def peek(self, addr: int) -> int:
         """The 64 bits at *addr*, loaded by the subject's own thread: it hangs if the page is protected in sync mode."""

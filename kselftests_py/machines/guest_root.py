@@ -29,8 +29,10 @@ from kselftests_py.paths import cache_dir, data_dir
 
 _NIC = "virtio_net"
 _LOADED = (_NIC, "lz4", "lzo", "lzo-rle", "zram")
-# What a guest may load: vng's own initramfs takes the file systems and virtio, the start script the rest.
-_MODULES = ("9p", "9pnet_virtio", "virtiofs", "virtio_pci", "virtio_mmio", "virtio_console", "overlay", *_LOADED)
+_KVM = ("kvm-amd", "kvm-intel")  # loaded when a test wants virtual machines in the guest; TCG plays an AMD
+# What a guest may load: vng's own initramfs takes the file systems and virtio, the start script most of the rest.
+_FIRST = ("9p", "9pnet_virtio", "virtiofs", "virtio_pci", "virtio_mmio", "virtio_console", "overlay")
+_MODULES = (*_FIRST, *_LOADED, *_KVM)
 _DIRECTORIES = (
     *("bin", "dev", "etc", "home", "kst", "lib64", "opt", "proc", "root", "run"),
     *("sbin", "srv", "sys", "tmp", "usr/bin", "usr/sbin", "var"),
@@ -192,12 +194,13 @@ def _module_tree(image: KernelImage) -> Path:
 
 
 def _put_modules(tree: Path, release: str, target: Path) -> None:
-    """What the guest's start script loads: the NIC's driver, and swap to compressed memory."""
+    """What the start script loads, the NIC's driver and swap to compressed memory, in ``order``; KVM in ``kvm``."""
     target.mkdir()
-    files = list(dict.fromkeys(source for name in _LOADED for source in _show_depends(tree, release, name)))
-    for source in files:
-        shutil.copyfile(source, target / source.name)
-    (target / "order").write_text("".join(f"{source.name}\n" for source in files))
+    for list_name, names in (("order", _LOADED), ("kvm", _KVM)):
+        files = dict.fromkeys(source for name in names for source in _show_depends(tree, release, name))
+        for source in files:
+            shutil.copyfile(source, target / source.name)
+        (target / list_name).write_text("".join(f"{source.name}\n" for source in files))
 
 
 def _remove_stale(boots: Path) -> None:

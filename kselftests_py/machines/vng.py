@@ -268,6 +268,10 @@ class VngGuest:
         shutil.copy(file, self._boot.root / "kst" / file.name)  # 9p and virtiofs show it at once
         return f"/kst/{file.name}"
 
+    def load_kvm(self) -> None:
+        """Load the kernel's KVM modules, if it has any and the CPU suits: the probe finds out what came of it."""
+        self.run("while read -r module; do insmod /kst/modules/$module; done < /kst/modules/kvm", _PROBE_UP)
+
     def _wait_exit(self, seconds: float) -> bool:
         assert self._process is not None
         try:

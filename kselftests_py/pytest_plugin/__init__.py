@@ -221,6 +221,7 @@ def pytest_runtest_setup(item: pytest.Item) -> None:
     assert target.capabilities is not None
     for mark in item.iter_markers("needs"):
         for name in mark.args:
+            station.provide(name)
             if reason := target.capabilities.missing(name):
                 pytest.skip(reason)
 

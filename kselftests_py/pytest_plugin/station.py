@@ -54,6 +54,11 @@ class Target:
     def label(self) -> str:
         return self.entry.label
 
+    def learn(self, capabilities: Capabilities) -> None:
+        """What its machine can do, as just probed there."""
+        self.capabilities = capabilities
+        self.entry.capabilities = msgspec.to_builtins(capabilities.raw)
+
 
 class GuardedChannel:
     """The machine's channel, bounded by the running test's time; a failed call becomes what happened to the machine."""
@@ -92,11 +97,24 @@ class Station:
     lab: Lab | None = None
     taint: int = 0  # of the kernel, as last seen
     log_readable: bool = True  # a host may keep /dev/kmsg for root
+    kvm_loaded: bool = False
+
+    def provide(self, name: str) -> None:
+        """Bring up what capability *name* needs and a boot leaves out: KVM in guests, which few tests want."""
+        if name != "kvm" or self.kvm_loaded or not isinstance(self.machine, VngGuest):
+            return
+        assert self.lab is not None
+        self.machine.load_kvm()
+        self.kvm_loaded = True
+        self.target.learn(capabilities := self.lab.caps())
+        if capabilities.missing(name) is None:
+            self.lab.keep_vm()
 
     def stop(self) -> None:
         if self.machine is not None:
             self.machine.stop()
         self.machine = self.channel = self.lab = None
+        self.kvm_loaded = False
 
 
 @dataclass
@@ -134,8 +152,7 @@ class Bench:
             station.lab = Lab(station.channel)
             self._first_log(station)
             if target.capabilities is None:
-                target.capabilities = station.lab.caps()
-                target.entry.capabilities = msgspec.to_builtins(target.capabilities.raw)
+                target.learn(station.lab.caps())
         except KstError as error:
             station.stop()
             target.broken = error
