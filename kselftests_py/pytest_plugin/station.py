@@ -33,7 +33,7 @@ BROKEN_TAINT = (1 << 4) | (1 << 5) | (1 << 7) | (1 << 9) | (1 << 14)
 
 SPIN = 2_000
 """Instructions of the path "spin" (native_probes/paths.c)."""
-_AROUND_SPIN = 32  # that the call and the two clock readings add at most; 18 were seen
+_AROUND_SPIN = 32  # that the call and the two clock readings may add
 
 
 @dataclass(frozen=True)
