@@ -11,8 +11,8 @@ from kselftests_py import run
 from kselftests_py.errors import HarnessError
 from kselftests_py.kernels import KernelImage, config, resolve
 from kselftests_py.reports.terminal import TerminalView
-from kselftests_py.results import Record, RunFolder, Verdict
-from kselftests_py.results.regression import Change, changes, missing, regressions
+from kselftests_py.results import RunFolder, Verdict
+from kselftests_py.results.regression import Change, changes, missing, of_kernel, pair, regressions
 
 SUITE = "latency"
 
@@ -48,17 +48,17 @@ def compare(
 
 def between(folder: RunFolder, allowed: float | None, configs: Sequence[str] = ()) -> Comparison:
     """The comparison of a run of one kernel and one baseline; :raises HarnessError: it is none, or measured nothing."""
-    entries = {entry.role: entry.label for entry in folder.manifest().kernels}
-    if len(entries) != 2 or len(folder.manifest().kernels) != 2:
+    both = pair(folder.manifest())
+    if both is None:
         raise HarnessError(f"{folder.path}: not a run of one kernel and one baseline; give kst run both")
-    base, head = (_of(folder.records(), entries[role]) for role in ("baseline", "kernel"))
+    base, head = (of_kernel(folder.records(), entry) for entry in both)
     found = changes(base, head)
     if not found:
         raise HarnessError(
             f"{folder.path}: no path was measured exactly on both kernels; guests only, not host or ssh:"
         )
     too_dear = [] if allowed is None else regressions(found, allowed)
-    return Comparison(entries["kernel"], entries["baseline"], found, missing(base, head), list(configs), too_dear)
+    return Comparison(both[1].label, both[0].label, found, missing(base, head), list(configs), too_dear)
 
 
 def decide(found: Comparison, allowed: float | None) -> Verdict:
@@ -71,10 +71,6 @@ def decide(found: Comparison, allowed: float | None) -> Verdict:
         return Verdict("NOT MEASURED", f"{len(found.missing)} paths of the baseline, such as {found.missing[0]}", 3)
     dearer = sum(change.verdict == "dearer" for change in found.changes)
     return Verdict("PASS", f"{len(found.changes)} paths compared, {dearer} dearer", 0)
-
-
-def _of(records: Sequence[Record], label: str) -> list[Record]:
-    return [record for record in records if record.kernel == label]
 
 
 def _differing(*kernels: object) -> list[str]:

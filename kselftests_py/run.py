@@ -44,6 +44,7 @@ class Options:
     timeout: float = 60.0
     fail_fast: bool = False
     controls: bool = False
+    reuse: bool = False  # exact figures of the same kernel, measured in the same way before, need no boot
 
 
 @dataclass
@@ -127,6 +128,7 @@ def run(options: Options, view: TerminalView) -> tuple[RunFolder, Verdict]:
     shown = {name: str(value) if isinstance(value, Path) else value for name, value in asdict(options).items()}
     prepared = kst_session.begin(folder, targets, settings, view, shown, options.controls)
     prepared.fail_fast = options.fail_fast
+    prepared.reuse = options.reuse and not options.controls
     arguments = [*folders, "-p", "no:cacheprovider", "--capture=no", "-q", f"--kst-mode={options.mode}"]
     arguments += ["-c", str(data_dir("suites") / "pytest.ini")]
     arguments += ["-k", options.expression] if options.expression else []

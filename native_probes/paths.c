@@ -61,6 +61,18 @@ static int touch(const struct kst_mem *mem, bool write)
 static int run_read(struct work *w) { return touch(&w->loop.mem, false); }
 static int run_write(struct work *w) { return touch(&w->loop.mem, true); }
 
+/* Two instructions a turn and nothing else: what a clock that counts instructions must show, see docs/latency.md. */
+static int run_spin(struct work *w)
+{
+	(void)w;
+#ifdef __x86_64__
+	uint64_t turns = 1000; /* few: up to 4,096 ticks a histogram is exact */
+
+	__asm__ volatile("1: dec %0\n\tjnz 1b" : "+r"(turns) : : "cc");
+#endif
+	return 0;
+}
+
 static int stop_child(struct work *w)
 {
 	if (w->child <= 0)
@@ -155,6 +167,7 @@ static int run_set_mode(struct work *w) { return kst_track_set_async(&w->loop.tr
 static int set_async(struct work *w) { return kst_track_set_async(&w->loop.track, true); }
 
 static const struct path paths[] = {
+	{ .name = "spin", .run = run_spin },
 	{ .name = "read", .run = run_read },
 	{ .name = "write", .run = run_write },
 	{ .name = "absent-read", .run = run_read, .absent = true },

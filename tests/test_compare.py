@@ -6,6 +6,7 @@ from __future__ import annotations
 import io
 from pathlib import Path
 
+import msgspec
 import pytest
 import results_factory as factory
 from click.testing import CliRunner
@@ -15,12 +16,16 @@ from rich.console import Console
 from kselftests_py import cli, compare
 from kselftests_py.errors import HarnessError
 from kselftests_py.reports import changes as report
-from kselftests_py.results import Metric, Outcome, Record
+from kselftests_py.reports import html, junit
+from kselftests_py.reports.terminal import TerminalView
+from kselftests_py.results import Metric, Outcome, Record, judge
 from kselftests_py.results.regression import changes, missing, regressions
+from kselftests_py.run import Options
 
 ASYNC = {"path": "fault", "delivery": "async", "kind": "anon", "protection": "wp"}
 SYNC = ASYNC | {"delivery": "sync"}
 COW = {"path": "cow", "kind": "anon"}
+FORK = {"path": "fork", "kind": "anon"}
 
 
 def figure(value: float, labels: dict[str, str], kernel: str = NEW, mode: str = "exact") -> Record:
@@ -39,6 +44,8 @@ def figure(value: float, labels: dict[str, str], kernel: str = NEW, mode: str = 
         (SYNC, 15000, 15076, "dearer"),
         (COW, 1_000_000, 1_010_000, "same"),
         (COW, 1_000_000, 989_999, "cheaper"),
+        (FORK, 257_107, 257_171, "same"),
+        (FORK, 257_107, 257_365, "dearer"),
     ],
 )
 def test_each_instruction_counts_where_a_path_is_steady(
@@ -87,6 +94,40 @@ def test_gate(tmp_path: Path, head: list[float], allowed: float | None, word: st
 def test_a_run_without_exact_figures_of_both_is_no_comparison(tmp_path: Path) -> None:
     with pytest.raises(HarnessError, match="no path was measured exactly on both"):
         compare.between(factory.run_folder(tmp_path / "run", [figure(1, ASYNC)], factory.manifest()), None)
+
+
+def test_reports_of_the_run_folder_have_the_comparison(tmp_path: Path) -> None:
+    """The page and JUnit show what became dearer, with the kernel under test; a run of one kernel shows nothing."""
+    records = [figure(1500, ASYNC, OLD), figure(1512, ASYNC), figure(7, COW, OLD), figure(7, COW)]
+    records = [msgspec.structs.replace(one, suite="latency") for one in records]
+    folder = factory.run_folder(tmp_path / "run", records, factory.manifest())
+    page = html.write(folder).read_text()
+    assert "Path by path, in instructions" in page
+    assert '<td class="n r">+12</td>' in page
+    name = 'name="more:fault_p50 wp fault async anon [instructions]" value="+12"'
+    assert junit.write(folder).read_text().count(name) == 1
+    alone = factory.manifest()
+    alone.kernels = alone.kernels[:1]
+    folder.write_manifest(alone)
+    assert "Path by path" not in html.write(folder).read_text()
+    assert "more:" not in junit.write(folder).read_text()
+
+
+@pytest.mark.parametrize(("where", "code"), [(OLD, 1), (NEW, 1)])
+def test_a_kernel_that_crashed_half_way_is_not_compared(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, where: str, code: int
+) -> None:
+    """What is left of its figures would make a gate green."""
+    records = [
+        figure(1500, ASYNC, OLD),
+        figure(1500, ASYNC),
+        record(id="latency/x", kernel=where, outcome=Outcome.CRASH),
+    ]
+    folder = factory.run_folder(tmp_path / "run", records, factory.manifest())
+    monkeypatch.setattr(compare.run, "run", lambda *_: (folder, judge(folder.records(), folder.manifest())))
+    monkeypatch.setattr(compare, "resolve", lambda *_: None)
+    _, found, verdict = compare.compare(Options(), NEW, OLD, 0.0, TerminalView(Console(quiet=True)))
+    assert (found.changes, verdict.word, verdict.exit_code) == ([], "CRASH", code)
 
 
 def test_table_names_each_path_and_its_change() -> None:

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from kselftests_py.errors import HarnessError
 from kselftests_py.kernels import KernelImage
 from kselftests_py.lab.channel import ChannelLost
 from kselftests_py.machines import vng
@@ -59,3 +60,15 @@ def test_only_a_code_patch_lost_by_tcg_is_not_the_kernels(
     monkeypatch.setattr(lost, "_text", lambda: console)
     monkeypatch.setattr(lost, "_wait_exit", lambda _seconds: True)
     assert lost.diagnose(ChannelLost("closed")).loss is loss
+
+
+def test_a_qemu_that_cannot_count_instructions_is_the_environments_fault(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    told = guest(tmp_path, [])
+    monkeypatch.setattr(told, "_text", lambda: "qemu-system-x86_64: cannot configure icount, TCG support not available")
+    failure = told._boot_failure()
+    assert isinstance(failure, HarnessError)
+    assert "exact mode needs TCG" in str(failure)
+    monkeypatch.setattr(told, "_text", lambda: "qemu-system-x86_64: -m 1X: bad size")
+    assert isinstance(told._boot_failure(), NeverUp)

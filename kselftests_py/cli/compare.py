@@ -36,6 +36,7 @@ _NAMED = 8
     metavar="DIR",
     help="Run folder; must be new or empty. Default: kst-runs/<time>.",
 )
+@click.option("--again", is_flag=True, help="Measure both, even if the same figures were measured before.")
 @click.option("--json", "as_json", is_flag=True, help="Print the comparison as JSON on stdout, the rest on stderr.")
 @one_line_errors
 def compare_command(
@@ -45,14 +46,16 @@ def compare_command(
     expression: str,
     memory: str,
     out: Path | None,
+    again: bool,
     as_json: bool,
 ) -> None:
     """Measure KERNEL and BASELINE in exact mode, and tell for each path how many instructions it became dearer.
 
-    Both are specs as for 'kst run --kernel'. A path with one thread is exact: one instruction more is told.
+    Both are specs as for 'kst run --kernel'. A path with one thread is exact: one instruction more is told. What was
+    measured before with the same probe, suites and QEMU is not measured again.
     """
     view = TerminalView(Console(stderr=as_json))
-    options = run.Options(expression=expression, memory=memory, out=out)
+    options = run.Options(expression=expression, memory=memory, out=out, reuse=not again)
     folder, found, verdict = compare.compare(options, kernel, baseline, allowed, view)
     if found.changes:
         view.console.print()

@@ -17,7 +17,7 @@ from pathlib import Path
 import paramiko
 import psutil
 
-from kselftests_py.errors import BootError, HarnessError
+from kselftests_py.errors import BootError, HarnessError, KstError
 from kselftests_py.kernels import KernelImage
 from kselftests_py.lab.channel import Channel, ChannelGarbage, ChannelLost, ChannelTimeout
 from kselftests_py.machines.guest_root import BootRoot, boot_root
@@ -214,7 +214,7 @@ class VngGuest:
     def _tripped_by_tcg(self) -> bool:
         return self._options.accelerator == "tcg" and not self._options.exact and lost_code_patch(self._text())
 
-    def _boot_failure(self) -> BootError:
+    def _boot_failure(self) -> KstError:
         text = self._text()
         where = f"(console: {self._console})"
         if "Failed to mount real root" in text:
@@ -226,6 +226,8 @@ class VngGuest:
             (line for line in lines if re.match(r"qemu-system|virtme|vng|.*rror:", line)),
             lines[-1] if lines else "no output",
         )
+        if "icount" in told:  # "cannot configure icount, TCG support not available", and the like
+            return HarnessError(f"this QEMU cannot count instructions ({told.strip()[:200]}); exact mode needs TCG")
         return NeverUp(f"{self._image.spec}: QEMU ended before the guest was up: {told.strip()[:200]} {where}")
 
     def _qemu(self) -> psutil.Process:

@@ -16,7 +16,7 @@ from kselftests_py.errors import KstError, UsageError
 from kselftests_py.lab.channel import ChannelError
 from kselftests_py.machines.kernel_log import Splat
 from kselftests_py.machines.machine import MachineLost
-from kselftests_py.pytest_plugin import session
+from kselftests_py.pytest_plugin import known, session
 from kselftests_py.pytest_plugin.fixtures import (
     caps,
     exact_subject,
@@ -148,6 +148,10 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
         no_guest = target is not None and target.entry.digest == "" and clock == "exact"
         unused_control = run.controls and target is not None and _control(item) is None
         (dropped if (clock and clock == unwanted) or no_guest or unused_control else kept).append(item)
+    if run.reuse:
+        exact = [(item, target) for item in kept if _profile(item) == "exact" and (target := _target(item))]
+        written = known.recall(run, exact)
+        kept = [item for item in kept if item not in written]
     if dropped:
         config.hook.pytest_deselected(items=dropped)
     order = [one.label for one in run.bench.targets]
@@ -173,6 +177,7 @@ def pytest_runtest_protocol(item: pytest.Item, nextitem: pytest.Item | None) -> 
     try:
         for one in everything:
             run.folder.append(one)
+            known.remember(run, target, one)
     except KstError as error:  # a full disk: what is written stays, nothing more can be
         run.stopped = error
         pytest.exit(str(error), returncode=error.exit_code)

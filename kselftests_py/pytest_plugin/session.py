@@ -55,6 +55,7 @@ class Run:
     listener: Listener
     controls: bool
     fail_fast: bool = False  # stop at the first failure; not pytest's -x, which stops at an expected one as well
+    reuse: bool = False  # exact figures measured before are taken, not measured again
     stopped: KstError | None = None  # why the run could not go on
 
     def finish(self, complete: bool) -> None:

@@ -10,7 +10,7 @@ from typing import Literal
 
 import msgspec
 
-from kselftests_py.errors import KstError
+from kselftests_py.errors import HarnessError, KstError
 from kselftests_py.kernels import KernelImage, RunningKernel
 from kselftests_py.lab import Capabilities, KernelRefused, Lab
 from kselftests_py.lab.build import agent
@@ -20,6 +20,7 @@ from kselftests_py.machines.local import LocalHost
 from kselftests_py.machines.machine import Loss, Machine, MachineInfo, MachineLost
 from kselftests_py.machines.ssh import SshHost
 from kselftests_py.machines.vng import GuestOptions, VngGuest
+from kselftests_py.measure import percentile
 from kselftests_py.results import KernelEntry, RunFolder
 
 Profile = Literal["functional", "exact"]
@@ -28,6 +29,11 @@ Profile = Literal["functional", "exact"]
 # Bits of /proc/sys/kernel/tainted that the kernel sets on itself when it breaks: machine check, bad page, died (oops),
 # warned, soft lockup (Documentation/admin-guide/tainted-kernels.rst).
 BROKEN_TAINT = (1 << 4) | (1 << 5) | (1 << 7) | (1 << 9) | (1 << 14)
+
+
+SPIN = 2_000
+"""Instructions of the path "spin" (native_probes/paths.c)."""
+_AROUND_SPIN = 32  # that the call and the two clock readings may add
 
 
 @dataclass(frozen=True)
@@ -117,6 +123,22 @@ class Station:
         self.kvm_loaded = False
 
 
+def check_clock(lab: Lab, label: str) -> None:
+    """See that the guest's time stamp counter counts instructions.
+
+    :raises HarnessError: it does not, as without QEMU's icount: each figure would be the speed of this machine.
+    """
+    with lab.subject() as subject:
+        found = subject.path_cost("spin", kind="anon", pages=1, rounds=9, clock="tsc")
+    shortest, median = (percentile(found.histogram.counts, at) for at in (0, 50))
+    # Equal: a timer tick may fall into one sample, but not into most.
+    if shortest != median or not SPIN <= median <= SPIN + _AROUND_SPIN:
+        raise HarnessError(
+            f"{label}: {SPIN} instructions took {shortest:g} to {median:g} ticks of the time stamp counter: it does "
+            "not count instructions (QEMU icount), so nothing can be measured exactly; see the QEMU command line"
+        )
+
+
 @dataclass
 class Bench:
     """All stations of a run. One machine runs at a time: two would disturb each other's numbers."""
@@ -150,6 +172,8 @@ class Bench:
             info = station.machine.start()
             station.channel = GuardedChannel(station.machine)
             station.lab = Lab(station.channel)
+            if station.profile == "exact":
+                check_clock(station.lab, target.label)
             self._first_log(station)
             if target.capabilities is None:
                 target.learn(station.lab.caps())

@@ -11,6 +11,7 @@ from kselftests_py.reports.comparison import NOTHING, format_number
 from kselftests_py.reports.text import one_line
 from kselftests_py.results.regression import Change
 
+HEADINGS = ("more", "change", "p10 to p90, each")
 _STYLES = {"dearer": "bold red", "cheaper": "green", "same": ""}
 
 
@@ -21,17 +22,22 @@ def percent(change: Change) -> str:
     return f"{100 * change.more / change.base:+.2f} %" if change.base else _signed(change.more)
 
 
+def row(change: Change) -> list[str]:
+    """Base, head, how much more, the change as a share, and both spreads: as every report shows them."""
+    figures = [format_number(change.base), format_number(change.head), _signed(change.more), percent(change)]
+    return [*figures, " | ".join(_spread(one) for one in (change.base_spread, change.head_spread))]
+
+
 def table(found: Sequence[Change], base: str, head: str) -> Table:
     """One line a path; the dearer ones stand out."""
     unit = found[0].unit if found else "instructions"
     out = Table(title=Text(f"Exact: {unit}"), title_justify="left", title_style="bold", box=None, pad_edge=False)
     out.add_column("path")
-    for heading in (base, head, "more", "change", "p10 to p90, each"):
+    for heading in (base, head, *HEADINGS):
         out.add_column(Text(one_line(heading)), justify="right")
     for change in found:
         style = _STYLES[change.verdict]
-        figures = [format_number(change.base), format_number(change.head), _signed(change.more), percent(change)]
-        spreads = " | ".join(_spread(one) for one in (change.base_spread, change.head_spread))
+        *figures, spreads = row(change)
         out.add_row(Text(one_line(change.title), style), *(Text(one, style) for one in figures), Text(spreads))
     return out
 

@@ -10,10 +10,11 @@ from pathlib import Path
 import jinja2
 from markupsafe import Markup, escape
 
-from kselftests_py.reports import accesses, charts, comparison
+from kselftests_py.reports import accesses, changes, charts, comparison
 from kselftests_py.reports.answers import answers
 from kselftests_py.reports.text import one_line, printable
 from kselftests_py.results import Manifest, Outcome, Record, RunFolder, judge
+from kselftests_py.results.regression import changes_of_run, pair
 from kselftests_py.results.verdict import counts, outcome_word
 
 LOG_EXCERPT = 16_384
@@ -54,6 +55,8 @@ def render(records: list[Record], manifest: Manifest) -> str:
         answers=answers(records, manifest),
         accesses=accesses.build(records, manifest),
         accesses_title=accesses.TITLE,
+        changes=[(change, changes.row(change)) for change in changes_of_run(records, manifest)],
+        change_headings=[*(entry.label for entry in pair(manifest) or ()), *changes.HEADINGS],
         tables=[(table, _bars(table)) for table in tables if not table.relative],
         relative=[(table, _bars(table), charts.histograms(table)) for table in tables if table.relative],
         distributions=[(table, panels) for table in tables if not table.relative and (panels := _distributions(table))],

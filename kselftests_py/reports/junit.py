@@ -14,6 +14,7 @@ from junit_xml import TestCase, TestSuite, to_xml_report_string
 from kselftests_py.reports.comparison import may_print
 from kselftests_py.reports.text import one_line, printable
 from kselftests_py.results import Manifest, Outcome, Record, RunFolder
+from kselftests_py.results.regression import changes_of_run
 
 LOG_EXCERPT = 16_384  # what KCIDB allows; a CI that takes JUnit wants small files too
 
@@ -22,14 +23,18 @@ def write(run: RunFolder) -> Path:
     """Writes ``junit.xml``; returns its path."""
     manifest = run.manifest()
     records = sorted(run.records(), key=lambda record: (record.kernel, record.suite))
+    more = {
+        one_line(f"more:{change.name} {change.title} [{change.unit}]", 1000): f"{change.more:+.10g}"
+        for change in changes_of_run(records, manifest)
+    }
     suites = [
-        _suite(kernel, suite, list(group), manifest)
+        _suite(kernel, suite, list(group), manifest, more)
         for (kernel, suite), group in groupby(records, key=lambda record: (record.kernel, record.suite))
     ]
     return run.write_file("junit.xml", to_xml_report_string(suites, encoding="utf-8").encode())
 
 
-def _suite(kernel: str, suite: str, records: list[Record], manifest: Manifest) -> TestSuite:
+def _suite(kernel: str, suite: str, records: list[Record], manifest: Manifest, more: dict[str, str]) -> TestSuite:
     entry = manifest.kernel(kernel)
     properties = {"kernel": one_line(kernel)}
     if entry is not None:
@@ -40,6 +45,8 @@ def _suite(kernel: str, suite: str, records: list[Record], manifest: Manifest) -
                 labels = ",".join(f"{key}={value}" for key, value in sorted(metric.labels.items()))
                 name = one_line(f"{record.id}:{metric.name}{{{labels}}} [{metric.unit}]", 1000)
                 properties[name] = f"{metric.value:.10g}"
+    if entry is not None and entry.role == "kernel" and suite == "latency":
+        properties |= more
     return TestSuite(
         one_line(f"{kernel}/{suite}"),
         [_case(record) for record in records],

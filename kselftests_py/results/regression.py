@@ -1,8 +1,8 @@
 """What became dearer: the exact figures of one kernel against those of another, path by path.
 
 An exact figure (instructions retired, docs/latency.md) of a path with one thread is the same in each boot of the same
-kernel, so one instruction more is a change of the kernel. Two kinds of paths are not that steady (``NOISE``): a change
-within their noise is not told from none.
+kernel, so one instruction more is a change of the kernel. Three kinds of paths are not that steady (``NOISE``): a
+change within their noise is not told from none.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ from collections.abc import Iterable, Sequence
 
 import msgspec
 
+from kselftests_py.results.manifest import KernelEntry, Manifest
 from kselftests_py.results.record import Metric, Record
 
 NOISE: list[tuple[dict[str, tuple[str, ...]], float]] = [
@@ -18,10 +19,19 @@ NOISE: list[tuple[dict[str, tuple[str, ...]], float]] = [
     ({"delivery": ("sync",)}, 0.005),
     # Pages are taken from the free lists or given back, in batches whose place depends on all that ran since boot.
     ({"path": ("absent-write", "cow", "dontneed", "munmap")}, 0.01),
+    # The child's process id, stack and page tables are allocated: two boots were 64 of 257,107 apart.
+    ({"path": ("fork",)}, 0.001),
 ]
 """Labels of a path, and the share of its figure by which boots of one kernel may differ."""
 
 _OVERHEAD = "overhead"  # the path of what was subtracted from the others
+
+
+def title(name: str, labels: dict[str, str]) -> str:
+    """A path as reports name it, the protection first; *name* is its metric's."""
+    words = ("protection", "path", "delivery", "kind", "access")
+    rest = [f"{key}={value}" for key, value in sorted(labels.items()) if key not in words]
+    return " ".join([*(labels[word] for word in words if labels.get(word)), *rest]) or name
 
 
 class Change(msgspec.Struct, frozen=True):
@@ -37,10 +47,8 @@ class Change(msgspec.Struct, frozen=True):
 
     @property
     def title(self) -> str:
-        """The path as reports name it, the protection first."""
-        words = ("protection", "path", "delivery", "kind", "access")
-        rest = [f"{key}={value}" for key, value in sorted(self.labels.items()) if key not in words]
-        return " ".join([*(self.labels[word] for word in words if self.labels.get(word)), *rest]) or self.name
+        """The path as reports name it."""
+        return title(self.name, self.labels)
 
     @property
     def more(self) -> float:
@@ -65,7 +73,8 @@ class Change(msgspec.Struct, frozen=True):
         return "dearer" if self.more > 0 else "cheaper"
 
 
-def _figures(records: Iterable[Record]) -> dict[tuple[str, ...], Metric]:
+def figures(records: Iterable[Record]) -> dict[tuple[str, ...], Metric]:
+    """The exact figures of *records*, by name and labels."""
     return {
         (metric.name, *(f"{key}={value}" for key, value in sorted(metric.labels.items()))): metric
         for record in records
@@ -76,20 +85,39 @@ def _figures(records: Iterable[Record]) -> dict[tuple[str, ...], Metric]:
 
 def changes(base: Sequence[Record], head: Sequence[Record]) -> list[Change]:
     """Every exact figure that both kernels have, in the order of *head*; *base* and *head* are one kernel's records."""
-    before = _figures(base)
+    before = figures(base)
     return [
         Change(old.name, new.labels, new.unit, old.value, new.value, old.spread, new.spread)
-        for key, new in _figures(head).items()
+        for key, new in figures(head).items()
         if (old := before.get(key)) is not None
     ]
 
 
 def missing(base: Sequence[Record], head: Sequence[Record]) -> list[str]:
     """The paths that only *base* has figures of: nothing may be said of them, and a gate must not be silent."""
-    after = _figures(head)
-    return [" ".join(key) for key in _figures(base) if key not in after]
+    after = figures(head)
+    return [" ".join(key) for key in figures(base) if key not in after]
 
 
 def regressions(found: Iterable[Change], allowed: float) -> list[Change]:
     """The changes that are dearer by more than *allowed* instructions an operation."""
     return [change for change in found if change.verdict == "dearer" and change.more > allowed]
+
+
+def pair(manifest: Manifest) -> tuple[KernelEntry, KernelEntry] | None:
+    """The baseline and the kernel of a run that has one of each, else None."""
+    by_role = {entry.role: entry for entry in manifest.kernels}
+    if len(manifest.kernels) != 2 or len(by_role) != 2:
+        return None
+    return by_role["baseline"], by_role["kernel"]
+
+
+def of_kernel(records: Iterable[Record], kernel: KernelEntry) -> list[Record]:
+    """The records of that kernel."""
+    return [record for record in records if record.kernel == kernel.label]
+
+
+def changes_of_run(records: Sequence[Record], manifest: Manifest) -> list[Change]:
+    """The changes of a run of one kernel and one baseline; none if it is no such run."""
+    both = pair(manifest)
+    return changes(*(of_kernel(records, entry) for entry in both)) if both else []

@@ -1,0 +1,84 @@
+"""Exact figures that need no boot, since the same kernel was measured in the same way before (results/history.py)."""
+
+from __future__ import annotations
+
+import functools
+import hashlib
+from collections.abc import Sequence
+from pathlib import Path
+
+import msgspec
+import pytest
+
+from kselftests_py.kernels.image import file_digest
+from kselftests_py.lab.build import agent
+from kselftests_py.machines import vng
+from kselftests_py.machines.accelerator import qemu_version
+from kselftests_py.paths import data_dir
+from kselftests_py.pytest_plugin.names import test_id
+from kselftests_py.pytest_plugin.session import Run
+from kselftests_py.pytest_plugin.station import Target
+from kselftests_py.results import Record, history
+
+SUITE = "latency"
+
+
+@functools.cache
+def how(memory: str) -> dict[str, str]:
+    """All that an exact figure depends on beside the kernel; *memory* is the guest's, as vng takes it.
+
+    The probe is the program as it was compiled here; the guest is its root's recipe and the code that boots it.
+    """
+    recipe = data_dir("vm_images") / "guest_root"
+    parts = {"suites": [*(data_dir("suites") / SUITE).glob("*.py")], "guest": [Path(vng.__file__), *recipe.iterdir()]}
+    digests = {
+        name: hashlib.sha256("".join(f"{path.name} {file_digest(path)}\n" for path in sorted(files)).encode())
+        for name, files in parts.items()
+    }
+    return {
+        "probe": file_digest(agent()),
+        **{name: digest.hexdigest() for name, digest in digests.items()},
+        "qemu": qemu_version(),
+        "memory": memory,
+    }
+
+
+def _exact(run: Run, target: Target, record: Record) -> bool:
+    return record.profile == "exact" and record.suite == SUITE and not run.controls and bool(target.entry.digest)
+
+
+def remember(run: Run, target: Target, record: Record) -> None:
+    """Keep an exact figure of the latency suite for the next comparison."""
+    if _exact(run, target, record):
+        memory = run.bench.settings.memory
+        history.remember(target.entry, how(memory), run.manifest.started, record)
+
+
+def recall(run: Run, wanted: Sequence[tuple[pytest.Item, Target]]) -> list[pytest.Item]:
+    """Write to the run's folder what is known of *wanted*, exact tests and their kernels; gives the tests written.
+
+    :raises HarnessError: the history cannot be read, or the folder not written.
+    """
+    written = []
+    for target in {target.label: target for _, target in wanted}.values():
+        items = [item for item, of in wanted if of is target]
+        before = history.recall(target.entry.digest, how(run.bench.settings.memory))
+        if before is None:
+            continue
+        known = [(item, record) for item in items if (record := before.records.get(test_id(item, target.label)))]
+        for item, record in known:
+            run.folder.append(msgspec.structs.replace(record, kernel=target.label))
+            written.append(item)
+        _tell(run, target, before, f"{len(known)} of {len(items)}")
+    return written
+
+
+def _tell(run: Run, target: Target, before: history.Measured, share: str) -> None:
+    """What the run did not see itself is said to be so, in the terminal and in the manifest."""
+    entry = target.entry
+    entry.capabilities = entry.capabilities or before.kernel.capabilities
+    entry.accelerator = entry.accelerator or before.kernel.accelerator
+    entry.qemu_cmdlines = entry.qemu_cmdlines or list(before.kernel.qemu_cmdlines)
+    text = f"{share} tests, measured before ({before.when})"
+    entry.provenance["exact figures"] = text
+    run.listener.note(f"{target.label}: takes the exact figures of {text}")
