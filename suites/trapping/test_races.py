@@ -45,7 +45,8 @@ RELEASES = [
     pytest.param("rwp", "hugetlb", "resolve", marks=[RWP_NEEDS, HUGETLB]),
     pytest.param("rwp", "anon", "dontwake", marks=RWP_NEEDS),
     pytest.param("wp", "anon", "resolve", marks=WP_NEEDS),
-    # Not WP on shmem: a page that resolving leaves read-only meets F023, by chance.
+    # Not WP on shmem or hugetlb: a page that resolving leaves read-only meets F023, but only by chance, so that no test
+    # could be strict about it; docs/findings/F023.c tries until it does.
 ]
 ENDINGS = [
     pytest.param("rwp", "anon", "close", marks=RWP_NEEDS),
@@ -71,18 +72,6 @@ def test_racers_are_stopped_and_let_go(subject: Subject, mode: str, kind: str, r
 def test_racers_are_let_go_by_what_ends_the_protection(subject: Subject, mode: str, kind: str, ending: str) -> None:
     """The same where the descriptor is closed, or SET_MODE switches to async: these wake everybody. Source: I1."""
     _assert_held(_race(subject, mode, kind, ending, 120), 120)
-
-
-@WP_NEEDS
-@HUGETLB
-@pytest.mark.finding("F023")
-@pytest.mark.contract("I1")
-def test_wp_racers_on_hugetlb_are_let_go(subject: Subject) -> None:
-    """The same for write protection of hugetlb, where resolving leaves the page to a second, ordinary write fault.
-
-    Source: I1; userfaultfd_huge_must_wait() asks whether the page is writable, not whether it is protected.
-    """
-    _assert_held(_race(subject, "wp", "hugetlb", "resolve", 400, bound_ms=2000), 400)
 
 
 @ASYNC_NEEDS
