@@ -118,6 +118,15 @@ def test_what_was_measured_before_is_not_booted(
     assert all(WHEN in text for text in told) is not bool(booted)
 
 
+@pytest.mark.usefixtures("boots")
+def test_a_damaged_history_ends_a_comparison_in_one_line(cache: Path) -> None:
+    for results in cache.glob("history/*/results.jsonl"):
+        results.write_text("no record\n" + results.read_text())
+    told = CliRunner().invoke(cli.main, ["compare", "made:7.3.4", "made:7.2.13", "-k", "rwp-async-anon-read"])
+    assert told.exit_code == 3
+    assert "not a record" in told.output.strip().splitlines()[-1]
+
+
 def test_history_has_the_kernels_in_order_and_leaves_others_out(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:

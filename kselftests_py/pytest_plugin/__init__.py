@@ -150,7 +150,11 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
         (dropped if (clock and clock == unwanted) or no_guest or unused_control else kept).append(item)
     if run.reuse:
         exact = [(item, target) for item in kept if _profile(item) == "exact" and (target := _target(item))]
-        written = known.recall(run, exact)
+        try:
+            written = known.recall(run, exact)
+        except KstError as error:
+            run.stopped = error
+            pytest.exit(str(error), returncode=error.exit_code)
         kept = [item for item in kept if item not in written]
     if dropped:
         config.hook.pytest_deselected(items=dropped)
