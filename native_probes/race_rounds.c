@@ -207,9 +207,9 @@ static json_t *parse(struct race *race, const struct kst_subject *s, const json_
 	if (!kst_loop_size(args, pages, &race->rounds, &reply) || !kst_arg_str(args, "kind", kind, &reply) ||
 	    !kst_arg_either(args, "mode", "wp", "rwp", &race->rwp, &reply) || !kst_arg_u64(args, "seed", &race->seed, &reply) ||
 	    !kst_arg_str(args, "release", &release, &reply) || !kst_arg_str_or(args, "disturb", "none", &disturb, &reply) ||
-	    !kst_arg_range_or(args, "timeout_ms", 10000, 1000, 60000, &timeout_ms, &reply))
+	    !kst_arg_range_or(args, "timeout_ms", 40000, 1000, 60000, &timeout_ms, &reply))
 		return reply;
-	race->bound_ns = timeout_ms * 1000000;
+	race->bound_ns = timeout_ms * 1000000 / 4;
 	if (*pages > KST_RACE_PAGES)
 		return kst_error("pages: must be 1 to %d", KST_RACE_PAGES);
 	if (!kst_race_disturbance(race, disturb))

@@ -26,6 +26,17 @@ PROTECT = {"mode": "wp", "kind": "anon", "pages": 16, "rounds": 3, "clock": "mon
 SCAN = {**PROTECT, "hot": 5}
 PATH = {"path": "read", "kind": "anon", "pages": 16, "rounds": 2, "clock": "mono"}
 EVICT = {"mode": "wp", "pages": 64, "writers": 2, "rounds": 5, "seed": 1, "variant": "documented", "timeout_ms": 60000}
+ACCESS = {"accessor": "write", "kind": "anon", "mode": "wp"}
+RACE = {"mode": "wp", "kind": "anon", "pages": 16, "rounds": 5, "seed": 1, "release": "resolve"}
+ACCESSORS = [
+    "write",
+    "futex_wake_op",
+    "io_uring_pinned_read",
+    "process_vm_readv",
+    "ptrace_peek",
+    "execve",
+    "robust_list",
+]
 BOTH = pytest.mark.parametrize("mode", ["wp", "rwp"])
 
 
@@ -161,6 +172,21 @@ def test_a_loop_that_takes_too_long_says_how_far_it_came(send: Send) -> None:
     assert "rounds took half of timeout_ms (1000)" in reply["error"]
 
 
+@pytest.mark.parametrize("accessor", ACCESSORS)
+def test_an_access_by_the_kernel_leaves_and_gets_the_right_bytes(send: Send, accessor: str) -> None:
+    result = _result(send("kernel_access", **ACCESS | {"accessor": accessor, "async": True}))
+    assert (result["armed"], result["finished"], result["page"], result["got"]) == (True, True, True, True)
+
+
+@pytest.mark.parametrize(("control", "seen"), [("skip_protect", "escaped"), ("lose_wake", "asleep")])
+def test_a_race_that_is_lost_is_told(send: Send, control: str, seen: str) -> None:
+    assert _result(send("race", **RACE))[seen] == 0
+    send("control", name=control)
+    lost = _result(send("race", **RACE | {"timeout_ms": 8000}))
+    assert lost[seen] == 1
+    assert lost["first"].startswith("round ")
+
+
 WRONG = [
     ("fault_latency", LATENCY, {"pages": 0}, "pages: must be 1 to 262144"),
     ("fault_latency", LATENCY, {"pages": 262145}, "pages: must be 1 to 262144"),
@@ -183,6 +209,13 @@ WRONG = [
     ("evict", EVICT, {"variant": "best"}, "variant: must be documented,"),
     ("evict", EVICT, {"variant": "scan_before_sync"}, "wp has no sync mode"),
     ("evict", EVICT, {"timeout_ms": 999}, "timeout_ms: must be 1000"),
+    ("kernel_access", ACCESS, {"accessor": "telepathy"}, "accessor: none is called telepathy"),
+    ("kernel_access", ACCESS, {"kind": "hugetlb"}, "kind: must be anon or shmem"),
+    ("kernel_access", ACCESS, {"timeout_ms": 1}, "timeout_ms"),
+    ("race", RACE, {"pages": 129}, "pages: must be 1 to 128"),
+    ("race", RACE, {"release": "pray"}, "release: must be resolve, dontwake, set_mode or close"),
+    ("race", RACE, {"release": "set_mode"}, "release: wp has no mode to set"),
+    ("race", RACE, {"disturb": "all"}, "disturb: nothing is called all"),
 ]
 
 
@@ -202,6 +235,8 @@ def test_wrong_argument_is_refused_by_name(send: Send, op: str, good: Json, chan
         ("evict", EVICT),
         ("evict", EVICT | {"mode": "rwp"}),
         ("evict", EVICT | {"variant": "no_wake"}),
+        *(("kernel_access", ACCESS | {"accessor": name}) for name in ACCESSORS),
+        *(("race", RACE | {"disturb": name}) for name in ("none", "fork", "unmap", "descriptor", "reader")),
     ],
 )
 def test_a_loop_leaves_nothing_behind(send: Send, op: str, args: Json) -> None:
