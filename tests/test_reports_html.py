@@ -70,6 +70,7 @@ def test_the_page_has_its_parts_in_order_with_the_verdict_on_top(realistic):
     assert page.within("h2") == [
         "What failed",
         "Side by side",
+        "Path by path, in instructions",
         "Distributions",
         "Findings",
         "Skipped",
