@@ -86,7 +86,15 @@ def fork_and_gone(case: Case) -> None:
 
 
 def collapse(case: Case) -> None:
-    """collapse_scan_pmd(), __collapse_huge_page_isolate(): SCAN_PTE_UFFD, so it is refused."""
+    """collapse_scan_pmd(), __collapse_huge_page_isolate(): SCAN_PTE_UFFD. Refused, though the like of it unprotected is
+    not."""
+    other = case.subject.region("anon", len(case.region)).populate()
+    for region in (other, case.region):
+        region.madvise("HUGEPAGE")
+    try:
+        other.madvise("COLLAPSE")
+    except KernelRefused as refused:
+        pytest.skip(f"the kernel had no huge page to collapse into: {refused}")
     try:
         case.region.madvise("COLLAPSE")
     except KernelRefused:
