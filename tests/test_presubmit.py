@@ -11,6 +11,8 @@ from kernels_trees import commit_all, make_tree, user_git
 
 from kselftests_py import cli
 from kselftests_py.errors import UsageError
+from kselftests_py.jobs import runs
+from kselftests_py.kernels import KernelImage
 from kselftests_py.presubmit import choice, flow
 from kselftests_py.presubmit.commits import NOWHERE, pushed, series
 from kselftests_py.presubmit.flow import Tried
@@ -102,7 +104,7 @@ def test_files_ask_for_suites(files: list[str], suites: list[str]) -> None:
     assert choice.ordered(choice.reasons(files)) == suites
 
 
-BASE = Tried("b" * 40, verdict="PASS", failed=["old"])
+BASE = Tried("b" * 40, verdict="PASS", failed=["old"], passed=["good"], skipped=["lacks"])
 
 
 @pytest.mark.parametrize(
@@ -111,15 +113,32 @@ BASE = Tried("b" * 40, verdict="PASS", failed=["old"])
         ([Tried("1" * 40, verdict="PASS")], "PASS", 0, "1 commits"),
         ([Tried("1" * 40, failed=["old"])], "PASS", 0, "1 commits"),
         ([Tried("1" * 40), Tried("2" * 40, failed=["old", "new"])], "FAIL", 1, "222222222222: 1 tests fail"),
+        ([Tried("1" * 40, skipped=["lacks"])], "PASS", 0, "1 commits"),
+        ([Tried("1" * 40, skipped=["good"])], "FAIL", 1, "unlike on the base: good"),
         ([Tried("1" * 40, warnings=["mm/a.c: unused"])], "WARNS", 1, "1 new warnings, mm/a.c: unused"),
         ([Tried("1" * 40, error="error: x"), Tried("2" * 40, failed=["new"])], "NO BUILD", 125, "error: x"),
     ],
-    ids=["good", "as on the base", "fails", "warns", "does not build"],
+    ids=["good", "as on the base", "fails", "skipped there too", "passed there", "warns", "does not build"],
 )
 def test_verdict_is_that_of_the_first_bad_commit(tried: list[Tried], word: str, code: int, told: str) -> None:
     verdict = flow.judge(BASE, tried)
     assert (verdict.word, verdict.exit_code) == (word, code)
     assert told in verdict.why
+
+
+@pytest.mark.parametrize(("code", "error"), [(0, ""), (125, "no boot")])
+def test_a_commit_that_only_the_measurement_boots(
+    tree: Path, monkeypatch: pytest.MonkeyPatch, code: int, error: str
+) -> None:
+    """Where the files ask for no suite the measurement is the only boot, and a boot that fails in it counts."""
+    commit = series(tree, "HEAD^..HEAD")[0]
+    kernel = KernelImage("git:x", "7.3", tree, None, None, "0" * 64, {})
+    monkeypatch.setattr(flow, "resolve", lambda *_: kernel)
+    monkeypatch.setattr(flow.warnings, "new", lambda *_: [])
+    monkeypatch.setattr(runs, "run", lambda *_: (runs.Told("", "no boot", code), []))
+    tried = flow.attempt(flow.Plan(str(tree), "", ()), commit.sha, commit.parent, commit.files, True)
+    assert tried.error == error
+    assert flow.judge(BASE, [tried]).exit_code == code
 
 
 def test_everything_is_written_for_programs(tmp_path: Path) -> None:

@@ -83,7 +83,8 @@ def _try(
     plan = flow.Plan(str(tree), parts, suites)
     results = flow.run(plan, commits, at_once=at_once, scheduler=scheduler, note=view.note)
     base = next(results)
-    view.note(f"base {base.sha[:12]}: {base.verdict}, {base.passed} tests, {len(base.failed)} failed")
+    counted = f"{len(base.passed)} tests passed, {len(base.failed)} failed, {len(base.skipped)} skipped"
+    view.note(f"base {base.sha[:12]}: {base.verdict}, {counted}")
     tried = []
     by_sha = {commit.sha: commit for commit in commits}
     last = base
@@ -110,9 +111,10 @@ def _line(commit: Commit, tried: flow.Tried, base: flow.Tried, last: flow.Tried)
     elif tried.digest == last.digest:
         said.append("the same kernel as before it")
     failed = flow.broken(base, tried)
-    said += (
-        [f"{len(failed)} tests fail: {failed[0]}"] if failed else [f"{tried.passed} tests pass"] if tried.passed else []
-    )
+    if failed:
+        said.append(f"{len(failed)} tests fail or are skipped: {failed[0]}")
+    elif tried.passed:
+        said.append(f"{len(tried.passed)} tests pass")
     good = not (tried.error or tried.warnings or failed)
     text = Text.assemble(("ok    " if good else "BAD   ", "green" if good else "bold red"), commit.short, " ")
     return text.append(one_line(f"{commit.subject[:60]}: {'; '.join(said)}"))

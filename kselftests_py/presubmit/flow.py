@@ -13,22 +13,23 @@ from kselftests_py.jobs import runs
 from kselftests_py.kernels import KernelImage, resolve, warnings
 from kselftests_py.kernels.spec import BuildSpec, parse
 from kselftests_py.presubmit.commits import Commit
-from kselftests_py.results import Record, Verdict
+from kselftests_py.results import Outcome, Record, Verdict
 from kselftests_py.results.regression import Change, changes
 
 _EXACT = ("--mode", "exact")
 
 
 class Tried(msgspec.Struct, frozen=True):
-    """What became of one commit: *error* if it did not build or boot; *failed* are its failed tests, by name; *digest*
-    is its kernel's; *figures* are its exact ones, where they were asked for."""
+    """What became of one commit: *error* if it did not build or boot; *failed* are its failed tests, by name; *passed*
+    and *skipped* are others; *digest* is its kernel's; *figures* are its exact ones, where they were asked for."""
 
     sha: str
     warnings: list[str] = []
     error: str = ""
     verdict: str = ""
     failed: list[str] = []
-    passed: int = 0
+    passed: list[str] = []
+    skipped: list[str] = []
     digest: str = ""
     figures: list[Record] = []
 
@@ -91,12 +92,16 @@ def attempt(plan: Plan, sha: str, parent: str, files: Sequence[str], exact: bool
     figures: list[Record] = []
     if exact:
         measured, figures = runs.run(spec, ["latency"], _EXACT)
+        if measured.exit_code == 125:
+            return Tried(sha, told, measured.why, measured.verdict, digest=kernel.digest)
         if measured.exit_code == 3:
             raise HarnessError(f"{sha[:12]}: {measured.why}")
     everything = [*records, *figures]
     failed = [record.id for record in everything if record.counts_as_failure]
     word = "FAIL" if failed else verdict.verdict if verdict else "BUILT"
-    return Tried(sha, told, "", word, failed, len(everything) - len(failed), kernel.digest, figures)
+    passed = [record.id for record in everything if record.outcome in (Outcome.PASS, Outcome.DONE)]
+    skipped = [record.id for record in everything if record.outcome is Outcome.SKIP]
+    return Tried(sha, told, "", word, failed, passed, skipped, kernel.digest, figures)
 
 
 def _quiet(_text: str) -> None:
@@ -104,8 +109,9 @@ def _quiet(_text: str) -> None:
 
 
 def broken(base: Tried, tried: Tried) -> list[str]:
-    """The tests that fail on the commit and did not on the base."""
-    return [name for name in tried.failed if name not in base.failed]
+    """The tests that fail on the commit and did not on the base, and those that passed there and are skipped now."""
+    lost = set(base.passed).intersection(tried.skipped)
+    return [*(name for name in tried.failed if name not in base.failed), *sorted(lost)]
 
 
 def costs(base: Tried, head: Tried) -> list[Change]:
@@ -119,7 +125,9 @@ def judge(base: Tried, tried: Sequence[Tried]) -> Verdict:
         if one.error:
             return Verdict("NO BUILD", f"{one.sha[:12]}: {one.error}", 125)
         if failed := broken(base, one):
-            return Verdict("FAIL", f"{one.sha[:12]}: {len(failed)} tests fail that passed on the base, {failed[0]}", 1)
+            return Verdict(
+                "FAIL", f"{one.sha[:12]}: {len(failed)} tests fail or are skipped, unlike on the base: {failed[0]}", 1
+            )
         if one.warnings:
             return Verdict("WARNS", f"{one.sha[:12]}: {len(one.warnings)} new warnings, {one.warnings[0]}", 1)
     return Verdict("PASS", f"{len(tried)} commits build without new warnings, boot and pass", 0)
