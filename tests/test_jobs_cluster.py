@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import socket
+import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -105,12 +106,14 @@ def test_a_job_that_kills_every_worker_is_given_up(cluster: LocalCluster, tmp_pa
 
 def test_no_scheduler_is_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(room, "REACH", 1.0)
+    before = {thread.name for thread in threading.enumerate()}
     with socket.create_server(("127.0.0.1", 0)) as closed:
         port = closed.getsockname()[1]
     for address in (f"tcp://127.0.0.1:{port}", "nonsense://x", f"127.0.0.1:{port}"):
         with pytest.raises(HarnessError, match="no Dask scheduler at") as error:
             list(jobs.run(doubles(1), scheduler=address))
         assert "\n" not in str(error.value)
+    assert {thread.name for thread in threading.enumerate()} - before == set(), "a half-made client is left behind"
 
 
 def test_a_scheduler_that_goes_away_ends_the_work(cluster: LocalCluster, tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import hashlib
 import logging
@@ -55,11 +56,19 @@ def run(work: Sequence[Job], scheduler: str, note: Callable[[str], None]) -> Ite
     """
     try:
         from distributed import Client
+        from distributed.comm import connect
     except ImportError:
         raise HarnessError("--scheduler needs Dask: pip install 'kselftests-py[scale]'") from None
     for name in ("distributed", "distributed.client", "distributed.core"):  # what goes wrong is told here, in one line
         logging.getLogger(name).setLevel(logging.CRITICAL)
+
+    async def reach() -> None:
+        await (await connect(scheduler, timeout=REACH)).close()
+
     try:
+        # A Client that cannot connect is never closed: its thread stays, and when it is garbage it takes a lock that
+        # whoever starts the next Client may hold at that moment, for ever (seen with distributed 2026.8).
+        asyncio.run(reach())
         client = Client(scheduler, timeout=REACH)
     except (OSError, ValueError) as error:
         said = f"{error or type(error).__name__}".splitlines()[0]
