@@ -189,9 +189,26 @@ def test_a_truncated_capsule_is_told(folder: RunFolder, tmp_path: Path, left: fl
         capsule.open_(tmp_path / "cut.kst")
 
 
-def test_a_flipped_byte_is_told(folder: RunFolder, tmp_path: Path) -> None:
+def test_a_flipped_byte_is_told_or_changes_nothing(folder: RunFolder, tmp_path: Path) -> None:
+    """Nothing: it lies in what a zip says twice, or says of no file's contents, as the time in a local header."""
+    whole = capsule.write(folder).read_bytes()
+    as_it_was, told = capsule.open_(folder.path).files, 0
+    for place in range(len(whole) // 40, len(whole), len(whole) // 40):
+        flipped = bytearray(whole)
+        flipped[place] ^= 0x55
+        (tmp_path / "flipped.kst").write_bytes(flipped)
+        try:
+            assert capsule.open_(tmp_path / "flipped.kst").files == as_it_was, place
+        except UsageError:
+            told += 1
+    assert told >= 20
+
+
+def test_a_flipped_byte_of_a_file_is_told(folder: RunFolder, tmp_path: Path) -> None:
     whole = bytearray(capsule.write(folder).read_bytes())
-    whole[len(whole) // 2] ^= 0x55
+    with zipfile.ZipFile(folder.path / capsule.NAME) as archive:
+        member = archive.getinfo("results.jsonl")
+    whole[member.header_offset + 30 + len(member.filename) + member.compress_size // 2] ^= 0x55
     (tmp_path / "flipped.kst").write_bytes(whole)
     with pytest.raises(UsageError, match="damaged"):
         capsule.open_(tmp_path / "flipped.kst")
