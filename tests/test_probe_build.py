@@ -102,6 +102,10 @@ def test_subject_outlives_the_thread_that_made_it_but_not_the_process(module: Pa
 
 def test_no_request_crashes_the_parser(tmp_path: Path) -> None:
     """libFuzzer with ASan, UBSan and leak detection over the agent's and the subject's request handling."""
-    if not shutil.which(os.environ.get("FUZZ_CC", "clang")):
+    clang = os.environ.get("FUZZ_CC", "clang")
+    if not shutil.which(clang):
         pytest.skip("no clang to build the fuzzer with")
+    runtime = subprocess.run([clang, "-print-runtime-dir"], capture_output=True, text=True, check=True).stdout.strip()
+    if not list(Path(runtime).parent.rglob("libclang_rt.fuzzer*.a")):
+        pytest.skip(f"{clang} is here without its runtime (libclang-rt-dev)")
     make("fuzz", f"O={tmp_path}", "SECONDS=6")
