@@ -15,7 +15,8 @@ has the number and the address that it has in the parent.
 
 1. ``errno``: what the step's system call returned.
 2. ``state`` of every actor that was busy before the step, and of the step's own: waited for until it is *done* (its
-   access is complete, or has raised a signal) or *blocked* (it sleeps in handle_userfault(); /proc/self/task/TID/wchan).
+   access is complete, or has raised a signal) or *blocked* (it sleeps in handle_userfault(), see
+   /proc/self/task/TID/wchan).
    ``value``: what a completed ``read`` or ``rmw`` has loaded.
 3. ``messages`` of every open userfaultfd: all that read(2) gives, which is non-blocking. They are read after every
    step, so a check sees only what is new. (During ``Fork``, ``Mremap``, ``Munmap``, ``Madvise`` another thread reads;
@@ -305,7 +306,7 @@ Step = (
 
 
 class Sequence(Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True, kw_only=True):
-    """Operations in order. ``seed`` and ``made_by`` (a command, a kernel) tell where it comes from, and mean nothing."""
+    """Operations in order. ``seed`` and ``made_by`` (a command, a kernel) tell where it comes from and mean nothing."""
 
     steps: Annotated[tuple[Step, ...], Meta(max_length=STEPS_MAX)]
     seed: Annotated[int, Meta(ge=0, lt=1 << 63)] = 0
@@ -324,7 +325,8 @@ class Claim(Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True,
     - ``state``: an actor's number. Texts: ``done``, ``blocked``, ``running`` (neither within 2 s), ``SIGSEGV``,
       ``SIGBUS``.
     - ``value``: an actor's number. Texts: the word, in decimal.
-    - ``messages``: a userfaultfd's number. Texts: the messages in order, ``; `` between them, ``none`` without any.
+    - ``messages``: a userfaultfd's number. Texts: the messages, each as a text, these sorted, ``; `` between
+      them; ``none`` without any.
       A page fault is its UFFD_PAGEFAULT_FLAG_ names in lower case, ``+`` between them (``missing`` without WP, MINOR
       or RWP), and region:page of its address: ``rwp+write 0:3``. Other events: ``remap``, ``remove``, ``unmap``.
     - ``marked``, ``accessed``, ``written``: a region's number, of ``page``, in ``process``. Texts: ``yes``, ``no``.
