@@ -80,13 +80,15 @@ class Code:
     """The lines of the steps, made in their order; keeps what the next ones need to know."""
 
     objects: Objects
+    claimed: int | None = None
+    """The step whose errno is claimed: a fork event that does not come is told as that of a fork."""
     threads_run: bool = False
     """Whether some thread but main() has been told to access memory."""
     _made: dict[str, int] = field(default_factory=lambda: {"region": 0, "uffd": 0, "thread": 0, "child": 0})
     _open: list[int] = field(default_factory=list)
     _registered: bool = False
     _plain: bool = True
-    _extra: list[int] = field(default_factory=list)
+    _helpers: dict[int, int] = field(default_factory=dict)
     _populating: dict[int, int] = field(default_factory=dict)
     _first_access: dict[int, int] = field(default_factory=dict)
     _event_fork: bool = False
@@ -160,7 +162,7 @@ class Code:
                 value = 0 if step.how == "read" else step.value
                 return [], self._begin(step.actor, _HOW[step.how], page, value)
             case s.Fork():
-                return self._fork(step)
+                return self._fork(number, step)
             case s.Exit():
                 self.pid(step.process)
                 gone = [n for n, process in enumerate(self.objects.threads) if process == step.process]
@@ -193,20 +195,17 @@ class Code:
         page, value = self.at(step.region, step.first), step.value + step.first
         if self._plain and not self._registered:  # nothing can trap it
             return [f"store({page}, {step.count}, {self.size(step.region)}, {value});"]
-        actor = self._extra_actor()
-        self.threads_run = True
-        self._populating[number] = actor
-        return [
-            self._new_actor(actor, 0),
-            f"actor[{actor}].pages = {step.count};",
-            f"actor[{actor}].size = {self.size(step.region)};",
-            *self._begin(actor, "w", page, value),
-        ]
+        lines, helper = self._helper(0)
+        self._populating[number] = helper
+        return [*lines, f"populate(&actor[{helper}], {page}, {step.count}, {self.size(step.region)}, {value});"]
 
-    def _extra_actor(self) -> int:
-        """The number of a thread that is no actor of the sequence."""
-        self._extra.append(len(self.objects.threads) + len(self._extra))
-        return self._extra[-1]
+    def _helper(self, process: int) -> tuple[list[str], int]:
+        """A thread of *process* that is no actor of the sequence: the lines that make it, if it is not there."""
+        self.threads_run = True
+        if process in self._helpers:
+            return [], self._helpers[process]
+        number = self._helpers[process] = self._threads()
+        return [self._new_actor(number, process)], number
 
     def _new_actor(self, number: int, process: int) -> str:
         self.pid(process)
@@ -216,7 +215,7 @@ class Code:
         kind = f"'{how}', " if len(self.objects.hows) > 1 else ""
         return [f"begin(&actor[{actor}], {kind}{page}, {value});"]
 
-    def _fork(self, step: s.Fork) -> tuple[list[str], list[str]]:
+    def _fork(self, number: int, step: s.Fork) -> tuple[list[str], list[str]]:
         self._plain = False
         child = self._new("child") + 1
         call = f"fork_child(&child[{child}])"
@@ -228,7 +227,7 @@ class Code:
         self._open.append(uffd)
         return ["start_reading();", call], [
             "stop_reading();",
-            'if (forked < 0)\n\tquit(3, "could not get that far: no fork event came");',
+            f'if (forked < 0)\n\tquit({1 if number == self.claimed else 3}, "{number}: fork: no fork event came");',
             f"uffd[{uffd}] = forked;",
             "forked = -1;",
         ]
@@ -304,7 +303,7 @@ class Code:
             lines.append("need_swap();")
         if self._made["child"]:
             lines.append(f"child = shared({self._made['child'] + 1} * sizeof(*child));")
-            if self._actors():
+            if self._threads():
                 lines.append("actor = shared(ACTORS * sizeof(*actor));")
         return lines
 
@@ -315,22 +314,16 @@ class Code:
 
     def read(self, process: int, region: int, page: int) -> tuple[list[str], str]:
         """The lines in which a thread of its own reads a page's word, and that thread."""
-        actor = self._extra_actor()
-        self.threads_run = True
-        return [
-            self._new_actor(actor, process),
-            *self._begin(actor, "r", self.at(region, page), 0),
-            "settle();",
-        ], f"actor[{actor}]"
+        lines, helper = self._helper(process)
+        return [*lines, *self._begin(helper, "r", self.at(region, page), 0), "settle();"], f"actor[{helper}]"
 
     def _perform(self) -> list[str]:
         """What a thread does with a page."""
-        plain = "*(volatile uint64_t *)a->page"
-        store = "store(a->page, a->pages, a->size, a->value);" if self._populating else f"{plain} = a->value;"
+        word = "*(volatile uint64_t *)a->page"
         statements = {
             "a": "a->value = __atomic_fetch_add((uint64_t *)a->page, a->value, __ATOMIC_SEQ_CST);",
-            "r": f"a->value = {plain};",
-            "w": store,
+            "r": f"a->value = {word};",
+            "w": f"{word} = a->value;",
         }
         lines: list[str] = []
         for number, how in enumerate(self.objects.hows):
@@ -342,19 +335,18 @@ class Code:
                 lines.append(statements[how])
         return lines
 
-    def _actors(self) -> int:
-        return self._made["thread"] + len(self._extra)
+    def _threads(self) -> int:
+        return len(self.objects.threads) + len(self._helpers)
 
     def template(self) -> dict[str, Any]:
         """What the templates of program/ are told, once all steps are made."""
         return {
-            "actors": len(self.objects.threads) + len(self._extra),
+            "actors": self._threads(),
             "uffds": self._made["uffd"],
             "regions": max(self._made["region"], 1),
             "sizes": [
                 (step.pages, self.size(n)) for n, step in enumerate(self.objects.regions[: self._made["region"]])
             ],
-            "populates": bool(self._populating),
             "forks": self._made["child"] > 0,
             "child_actors": self.objects.child_threads,
             "hows": self.objects.hows,

@@ -12,16 +12,28 @@ import re
 import textwrap
 from collections.abc import Iterable
 from collections.abc import Sequence as Many
+from typing import Any
 
 import jinja2
 
 from kselftests_py.explore import steps as s
+from kselftests_py.explore.before import checks_before
 from kselftests_py.explore.code import LINE, Code, Objects
 from kselftests_py.explore.words import call_name, expectation, in_words, steps_in_words
 from kselftests_py.reports.text import one_line
 
 BOUND_S = 60
 """The longest that a program runs."""
+
+_HEADER = """\
+/* SPDX-License-Identifier: MIT */
+/*
+ * %s
+ *
+ * gcc -Wall -Wextra -O2 -pthread -o program program.c && ./program
+ * Exits 1 on a kernel that does so, 0 on one that does not, 3 where an earlier step goes otherwise, 4 where it
+ * cannot be tried.
+ */"""
 
 _FILES = ("uapi", "memory", "threads", "checks")
 """Of the folder program/, in the order of their parts in a program."""
@@ -45,17 +57,18 @@ _CONSTANTS = (
 )
 
 
-def render(sequence: s.Sequence, claim: s.Claim, before: Many[s.Claim] = ()) -> str:
-    """The program. Steps after the claim's are left out.
+def render(sequence: s.Sequence, claim: s.Claim) -> str:
+    """The program. Steps after the claim's are left out; those before must go as the model expects. A system call of
+    a step that is not modelled must succeed, and a thread may be done or blocked then.
 
-    *before* are checks of ``errno`` and ``state`` up to the claim's step that are known to hold; other checks in it
-    are not looked at. Where it has none, a system call must succeed, and a thread may be done or blocked. Raises
-    ValueError for a claim that is none of the sequence, and for a sequence that names what no step of it has made.
+    :raises ValueError: the claim is none of the sequence, or the sequence names what no step of it has made.
     """
     try:
         reader = claim.process if claim.check == "contents" else None
         objects = Objects.of(sequence.steps[: claim.step + 1], reader)
-        return _assemble(Code(objects), sequence, claim, before)
+        before = checks_before(sequence, claim)
+        fork_claimed = claim.step if claim.check == "errno" else None
+        return _assemble(Code(objects, fork_claimed), sequence, claim, before)
     except IndexError as error:
         raise ValueError("a step or a claim names an object that no earlier step makes") from error
 
@@ -206,30 +219,24 @@ def _page(claim: s.Claim) -> int:
 
 
 def _text(code: Code, sequence: s.Sequence, claim: s.Claim, before: Many[s.Claim], lines: list[str]) -> str:
-    start = ["watch();", *code.start()]
-    if any(line.startswith("error = ") for line in lines):
-        start.insert(0, "int error;\n")
-    body = f"int main(void)\n{{\n{textwrap.indent(chr(10).join([*start, *lines, '_exit(0);']), chr(9))}\n}}\n"
     texts = [text for check in (claim, *before) for text in (*check.expected, check.seen)]
+    signals = ["SIGBUS", "SIGSEGV"] if any(text.startswith("SIG") for text in texts) else []
+    start = [*(["int error;", ""] if any(line.startswith("error = ") for line in lines) else []), "watch();"]
+    start += [f"signal({name}, catch_signal);" for name in signals]
+    main = "\n".join([*start, *code.start(), *lines, "_exit(0);"])
+    body = f"int main(void)\n{{\n{textwrap.indent(main, chr(9))}\n}}\n"
     parts = _parts(
         code,
-        signals=any(text.startswith("SIG") for text in texts),
+        signals=signals,
         messages=claim.check == "messages",
         log=claim.check == "crash",
         expectation=_literal(expectation(sequence, claim)),
     )
-    title = "\n".join(_comment(in_words(sequence, claim)[-1])).removeprefix("/* ").removesuffix(" */")
-    header = (
-        "/* SPDX-License-Identifier: MIT */\n/*\n * "
-        + "\n * ".join(line.strip() for line in title.splitlines())
-        + "\n *\n * gcc -Wall -Wextra -O2 -pthread -o program program.c && ./program\n"
-        " * Exits 1 on a kernel that does so, 0 on one that does not, 3 where a step before goes otherwise, 4 where it\n"
-        " * cannot be tried.\n */\n"
-    )
-    return header + _select(parts, body) + body
+    title = _comment(in_words(sequence, claim)[-1])
+    return "\n".join([_HEADER % "\n * ".join(line.strip("/* ") for line in title), _select(parts, body) + body])
 
 
-def _parts(code: Code, **told: bool | str) -> list[tuple[list[str], str]]:
+def _parts(code: Code, **told: Any) -> list[tuple[list[str], str]]:
     """The parts of program/: the words each stands for, and its text."""
     environment = jinja2.Environment(
         loader=jinja2.PackageLoader("kselftests_py.explore", "program"),

@@ -218,12 +218,8 @@ def _seen(claim: s.Claim) -> str:
         case "messages":
             return f"it gave {seen}"
         case "marked" | "accessed" | "written":
-            words = (
-                {"yes": "it has", "no": "it has not"}
-                if claim.check == "marked"
-                else {"yes": "it is", "no": "it is not"}
-            )
-            return words.get(seen, seen)
+            verb = "has" if claim.check == "marked" else "is"
+            return {"yes": f"it {verb}", "no": f"it {verb} not"}.get(seen, seen)
         case "contents":
             return f"it holds {seen}" if seen.isdigit() else f"it cannot be read: {_ACCESS_SEEN.get(seen, seen)}"
         case "crash" | "hang":
@@ -274,7 +270,7 @@ def draft(sequence: s.Sequence, claim: s.Claim, kernel: str) -> str:
         "**Where.** (the function of the kernel, if it is known)",
         f"**Seen.** {_markdown(kernel)}.",
         "**Test.** (the test of the suites that fails on it)",
-        "**Program.** (its C program): exits 1 on a kernel that does so, 0 on one that does not, 4 where it cannot be tried.",
+        "**Program.** (its name): exits 1 on a kernel that does so, 0 on one that does not, 4 where it cannot be.",
     ]
     return "\n\n".join(parts) + "\n"
 
