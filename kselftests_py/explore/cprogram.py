@@ -93,7 +93,8 @@ def _assemble(code: Code, sequence: s.Sequence, claim: s.Claim, before: Many[s.C
         elif call:
             lines += _must(f"{number}: {call_name(sequence, number)}", call[-1], allowed.get(number, ("0",)))
         lines += after
-        if code.threads_run or claim.check == "messages":
+        quiet = isinstance(step, s.Map | s.Populate | s.Open | s.Thread) and number < claim.step
+        if (code.threads_run or claim.check == "messages") and not quiet:
             lines.append("settle();")
         lines += _states(code, sequence, [check for check in states if check.step == number])
     if at_end:
