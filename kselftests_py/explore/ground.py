@@ -14,13 +14,13 @@ from kselftests_py.pytest_plugin.judge import check_log
 from kselftests_py.pytest_plugin.station import Settings, Station, Target
 from kselftests_py.results import RunFolder
 
-_Note = Callable[[str], None]
+Note = Callable[[str], None]
 
 
 class _Told(session.Silent):
     """Hands on what is noted, and nothing else happens here."""
 
-    def __init__(self, note: _Note) -> None:
+    def __init__(self, note: Note) -> None:
         self._note = note
 
     def note(self, text: str) -> None:
@@ -30,7 +30,7 @@ class _Told(session.Silent):
 class Ground:
     """One kernel, booted when it is first needed and again after each loss, with its consoles in *folder*."""
 
-    def __init__(self, spec: str, folder: RunFolder, settings: Settings, note: _Note, options: dict[str, str]) -> None:
+    def __init__(self, spec: str, folder: RunFolder, settings: Settings, note: Note, options: dict[str, str]) -> None:
         listener = _Told(note)
         (self._target,) = session.targets([spec], [], listener)
         self._station: Station | None = None

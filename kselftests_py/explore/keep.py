@@ -42,7 +42,7 @@ def write(folder: Path, number: int, found: Found, kernel: str) -> Path:
 
 
 def read(path: Path) -> s.Replay:
-    """The replay file at *path*. :raises UsageError: it is none, or of another version, or the model cannot judge it."""
+    """The replay in the file; :raises UsageError: it is none, or of another version, or the model cannot judge it."""
     try:
         with path.open("rb") as file:
             raw = file.read(FILE_MAX + 1)
@@ -62,12 +62,16 @@ def decoded(raw: bytes, name: str) -> s.Replay:
     try:
         version = msgspec.json.decode(raw, type=_Version).format
         if version != s.FORMAT:
-            raise UsageError(f"{name}: is of format {version}; this kst replays format {s.FORMAT}: take the kst that made it")
+            raise UsageError(
+                f"{name}: is of format {version}; this kst replays format {s.FORMAT}: take the kst that made it"
+            )
         replay = msgspec.json.decode(raw, type=s.Replay)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         raise UsageError(f"{name}: no replay file of kst explore: {error}") from None
     if replay.claim is not None and replay.claim.step > len(replay.sequence.steps):
-        raise UsageError(f"{name}: the claim is of step {replay.claim.step}, and there are {len(replay.sequence.steps)}")
+        raise UsageError(
+            f"{name}: the claim is of step {replay.claim.step}, and there are {len(replay.sequence.steps)}"
+        )
     try:
         readable(replay.sequence)
     except Unmodelled as error:
