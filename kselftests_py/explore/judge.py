@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import itertools
 
+import msgspec
+
 from kselftests_py.explore import steps as s
 from kselftests_py.explore.execute import HELPER, Entry, Observed, Seen
 from kselftests_py.explore.model import Expected, Model, Page, Place, Settled, Words
@@ -18,8 +20,28 @@ def readable(sequence: s.Sequence) -> list[Place]:
     return [place for place, page in model.pages.items() if page.prot in ("r", "rw")]
 
 
+WHY: dict[s.Check, str] = {
+    "errno": "the UAPI contract (suites/trapping/contract.toml) says what a call accepts and refuses",
+    "state": "I1: nobody sleeps for nothing; I3: no access is missed",
+    "value": "I5: tracking never changes data; I6: after fork neither side sees the other's later writes",
+    "messages": "userfaultfd.rst: each trapped access is told once, with its address and flags",
+    "marked": "I2: marker and trap agree; I7: an error changes nothing; I8: a call does what it says",
+    "accessed": "I3: no access is missed; I4: nothing untouched is hot",
+    "written": "pagemap.rst, PAGE_IS_WRITTEN",
+    "contents": "I5: tracking never changes data; I6: after fork neither side sees the other's later writes",
+    "crash": "I9: the log is clean",
+    "hang": "every call ends",
+}
+"""What each expectation rests on."""
+
+
 def judge(sequence: s.Sequence, observed: Observed) -> s.Claim | None:
     """The first contradiction, or None."""
+    claim = _first(sequence, observed)
+    return claim and msgspec.structs.replace(claim, why=WHY[claim.check])
+
+
+def _first(sequence: s.Sequence, observed: Observed) -> s.Claim | None:
     model = Model()
     for number, (step, seen) in enumerate(zip(sequence.steps, observed.steps, strict=False)):
         if seen.errno is None:
@@ -33,7 +55,7 @@ def judge(sequence: s.Sequence, observed: Observed) -> s.Claim | None:
 def _lost(number: int, observed: Observed) -> s.Claim:
     if observed.lost is None:
         raise AssertionError(f"step {number} was not run, though every check before it holds")
-    return s.Claim(step=number, check="hang", seen=str(observed.lost)[:400], why="every step ends")
+    return s.Claim(step=number, check="hang", seen=str(observed.lost)[:400])
 
 
 def _step(model: Model, number: int, expected: Expected, seen: Seen) -> s.Claim | None:

@@ -236,7 +236,8 @@ class Model:
                     settled.messages.setdefault(actor.uffd, []).append(sent)
             if "done" in outcomes:
                 alone = writers.count(place) <= (access.how != "read")
-                settled.values[number] = self.words(page) if alone else None
+                if access.how != "write":
+                    settled.values[number] = self.words(page) if alone else None
                 self._done(page, access, sure=outcomes == {"done"}, alone=alone)
             actor.states = frozenset("blocked" if one == "blocked" else "idle" for one in outcomes) or actor.states
         return settled
