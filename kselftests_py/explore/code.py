@@ -71,7 +71,7 @@ class Objects:
                 for step in steps
             ),
             hows=tuple(sorted(hows)),
-            child_threads=any((*threads, reader or 0)),
+            child_threads=any(threads) or bool(reader and any(isinstance(step, s.Fork) for step in steps)),
         )
 
 
@@ -86,8 +86,9 @@ class Code:
     """Whether some thread but main() has been told to access memory."""
     _made: dict[str, int] = field(default_factory=lambda: {"region": 0, "uffd": 0, "thread": 0, "child": 0})
     _open: list[int] = field(default_factory=list)
-    _registered: bool = False
-    _plain: bool = True
+    _touched: set[int] = field(default_factory=set)
+    """Regions of which not every page can be stored to by now."""
+    _alive: list[int] = field(default_factory=lambda: [0])
     _helpers: dict[int, int] = field(default_factory=dict)
     _populating: dict[int, int] = field(default_factory=dict)
     _first_access: dict[int, int] = field(default_factory=dict)
@@ -165,6 +166,7 @@ class Code:
                 return self._fork(number, step)
             case s.Exit():
                 self.pid(step.process)
+                self._alive.remove(step.process)
                 gone = [n for n, process in enumerate(self.objects.threads) if process == step.process]
                 idle = [f"actor[{n}].busy = 0;" for n in gone if n in self._first_access]
                 return [], [f"exit_child(&child[{step.process}]);", *idle]
@@ -177,7 +179,7 @@ class Code:
 
     def _map(self, step: s.Map) -> list[str]:
         region = self._new("region")
-        self._plain = self._plain and step.prot == "rw"
+        self._touched |= {region} if step.prot != "rw" else set()
         length = self.length(region, step.pages)
         fd, lines = "-1", []
         if step.kind in _FILES:
@@ -193,7 +195,7 @@ class Code:
 
     def _populate(self, number: int, step: s.Populate) -> list[str]:
         page, value = self.at(step.region, step.first), step.value + step.first
-        if self._plain and not self._registered:  # nothing can trap it
+        if step.region not in self._touched:
             return [f"store({page}, {step.count}, {self.size(step.region)}, {value});"]
         lines, helper = self._helper(0)
         self._populating[number] = helper
@@ -216,8 +218,8 @@ class Code:
         return [f"begin(&actor[{actor}], {kind}{page}, {value});"]
 
     def _fork(self, number: int, step: s.Fork) -> tuple[list[str], list[str]]:
-        self._plain = False
         child = self._new("child") + 1
+        self._alive.append(child)
         call = f"fork_child(&child[{child}])"
         if step.event is None:
             return [call], []
@@ -234,8 +236,7 @@ class Code:
 
     def _memory(self, step: s.Mprotect | s.Madvise | s.Munmap | s.Mremap | s.PunchHole) -> tuple[list[str], list[str]]:
         start, length = self.at(step.region, step.first), self.length(step.region, step.count)
-        if not isinstance(step, s.Madvise | s.PunchHole):
-            self._plain = False
+        self._touched |= {step.region, step.to} if isinstance(step, s.Mremap) else {step.region}
         match step:
             case s.PunchHole():
                 if self.objects.regions[step.region].kind not in _FILES:
@@ -279,7 +280,7 @@ class Code:
         struct, name, mode = "uffdio_range", type(step).__name__.upper(), ""
         match step:
             case s.Register():
-                self._registered = True
+                self._touched.add(step.region)
                 struct, mode = "uffdio_register", _bits("UFFDIO_REGISTER_MODE_", [m.upper() for m in step.mode])
             case s.Protect():
                 struct, name, mode = "uffdio_writeprotect", step.ioctl.upper(), "UFFDIO_WRITEPROTECT_MODE_WP"
@@ -310,6 +311,22 @@ class Code:
     def close_all(self) -> list[str]:
         lines = [line for uffd in sorted(self._open) for line in (f"close(uffd[{uffd}]);", f"uffd[{uffd}] = -1;")]
         self._open.clear()
+        return lines
+
+    def look(self) -> list[str]:
+        """What the explorer looks at after each step."""
+        return [f"look_at_memory({self.pid(process)});" for process in self._alive] if self._made["region"] else []
+
+    def load(self, process: int, region: int, pages: list[int]) -> list[str]:
+        """Loads from pages by a thread of its own, the last page first: the explorer's last checks."""
+        lines, helper = self._helper(process)
+        for page in sorted(pages, reverse=True):
+            if page + 1 not in pages:
+                last = page
+            if page - 1 not in pages:
+                lines.append(
+                    f"load(&actor[{helper}], {self.at(region, page)}, {last - page + 1}, {self.size(region)});"
+                )
         return lines
 
     def read(self, process: int, region: int, page: int) -> tuple[list[str], str]:

@@ -12,6 +12,7 @@ import re
 import textwrap
 from collections.abc import Iterable
 from collections.abc import Sequence as Many
+from itertools import groupby
 from typing import Any
 
 import jinja2
@@ -19,6 +20,8 @@ import jinja2
 from kselftests_py.explore import steps as s
 from kselftests_py.explore.before import checks_before
 from kselftests_py.explore.code import LINE, Code, Objects
+from kselftests_py.explore.judge import readable
+from kselftests_py.explore.model import Unmodelled
 from kselftests_py.explore.words import call_name, expectation, in_words, steps_in_words
 from kselftests_py.reports.text import one_line
 
@@ -64,7 +67,8 @@ def render(sequence: s.Sequence, claim: s.Claim) -> str:
     :raises ValueError: the claim is none of the sequence, or the sequence names what no step of it has made.
     """
     try:
-        reader = claim.process if claim.check == "contents" else None
+        ends = claim.check in ("crash", "hang") and claim.step >= len(sequence.steps)
+        reader = claim.process if claim.check == "contents" else 1 if ends else None
         objects = Objects.of(sequence.steps[: claim.step + 1], reader)
         before = checks_before(sequence, claim)
         fork_claimed = claim.step if claim.check == "errno" else None
@@ -78,6 +82,7 @@ def _assemble(code: Code, sequence: s.Sequence, claim: s.Claim, before: Many[s.C
     at_end = claim.step >= len(sequence.steps)
     if claim.step > len(sequence.steps) or (at_end and claim.check in ("errno", "messages")):
         raise ValueError(f"no check of {claim.check} at step {claim.step} of a sequence of {len(sequence.steps)} steps")
+    watched = claim.check in ("crash", "hang")
     allowed = {check.step: check.expected for check in before if check.check == "errno"}
     states = [check for check in before if check.check == "state" and check.step <= claim.step]
 
@@ -96,15 +101,32 @@ def _assemble(code: Code, sequence: s.Sequence, claim: s.Claim, before: Many[s.C
         quiet = isinstance(step, s.Map | s.Populate | s.Open | s.Thread) and number < claim.step
         if (code.threads_run or claim.check == "messages") and not quiet:
             lines.append("settle();")
+        lines += code.look() if watched else []
         lines += _states(code, sequence, [check for check in states if check.step == number])
     if at_end:
         lines += ["", "/* At the end the userfaultfds are closed. */", *code.close_all()]
         if code.threads_run:
             lines.append("settle();")
         lines += _states(code, sequence, [check for check in states if check.step == len(sequence.steps)])
-    if claim.check not in ("errno", "crash", "hang"):
+    if at_end and watched:
+        lines += ["", "/* The contents. */", *_loads(code, sequence)]
+    if claim.check != "errno" and not watched:
         lines += ["", *_comment(f"Claim: {expectation(sequence, claim)}."), *_claim(code, sequence, claim)]
     return _text(code, sequence, claim, before, lines)
+
+
+def _loads(code: Code, sequence: s.Sequence) -> list[str]:
+    """The explorer's reading of all that can be read, in its order."""
+    try:
+        places = sorted(readable(sequence), reverse=True)
+    except Unmodelled:
+        return []
+    groups = groupby(places, lambda place: place[:2])
+    return [
+        line
+        for (process, region), group in groups
+        for line in code.load(process, region, [page for _, _, page in group])
+    ]
 
 
 def _comment(text: str) -> list[str]:
