@@ -36,6 +36,7 @@ from kselftests_py.results import RunFolder
 @click.option(
     "--replay", "file", type=click.Path(path_type=Path), metavar="FILE", help="Run the sequence of FILE again."
 )
+@click.option("--fail-fast", is_flag=True, help="Stop at the first contradiction.")
 @click.option("--accel", type=click.Choice(["auto", "kvm", "tcg"]), default="auto", show_default=True)
 @click.option("--cpus", type=click.IntRange(1, 64), default=2, show_default=True, help="vCPUs of a guest.")
 @click.option("--memory", default="1G", show_default=True, metavar="SIZE", help="Memory of a guest, as vng takes it.")
@@ -47,6 +48,7 @@ def explore_command(
     seed: int | None,
     out: Path | None,
     file: Path | None,
+    fail_fast: bool,
     accel: str,
     cpus: int,
     memory: str,
@@ -74,7 +76,7 @@ def explore_command(
         if given is not None:
             code = _replay(ground, given, str(file), note, control)
         else:
-            code = _explore(ground, seed, minutes, note, control)
+            code = _explore(ground, seed, minutes, note, control, fail_fast=fail_fast)
         complete = True
     finally:
         ground.close(complete=complete)
@@ -92,7 +94,7 @@ def _replay(ground: Ground, given: Replay, name: str, note: Note, control: str |
     return 0 if outcome.claim is None else 1
 
 
-def _explore(ground: Ground, seed: int, minutes: float, note: Note, control: str | None) -> int:
+def _explore(ground: Ground, seed: int, minutes: float, note: Note, control: str | None, *, fail_fast: bool) -> int:
     offer = ground.offer()
     for line in offer.skipped:
         note(f"not tried: {line}")
@@ -109,7 +111,7 @@ def _explore(ground: Ground, seed: int, minutes: float, note: Note, control: str
 
     explorer = Explorer(ground, offer, seed=seed, note=note, found=found, control=control)
     try:
-        explorer.explore(minutes * 60)
+        explorer.explore(minutes * 60, fail_fast=fail_fast)
     finally:
         _summary(ground.folder, seed, explorer, kept)
         known = "".join(f"; {name} {times} times" for name, times in sorted(explorer.count.known.items()))

@@ -48,7 +48,7 @@ class Found:
 
 @dataclass
 class Count:
-    """What an exploration has done."""
+    """What an exploration has done; ``seconds`` are those in which it looked for contradictions, not the shrinking."""
 
     sequences: int = 0
     operations: int = 0
@@ -93,22 +93,36 @@ class Explorer:
         self._crashed: tuple[s.Sequence, s.Claim] | None = None
         self._target: tuple[str, ...] | None = None
         self._best: tuple[s.Sequence, s.Claim] | None = None
-        self._until = self._shrink_until = self._next_note = 0.0
-        self._began = time.monotonic()
+        self._until = self._shrink_until = self._next_note = self._failed = 0.0
+        self._most: int | None = None
+        self._sure = False  # something was found, and seen again
 
-    def explore(self, seconds: float) -> None:
-        """Try sequences for *seconds*. :raises BootError, HarnessError: the machine is not to be had any more."""
-        self._began = time.monotonic()
-        self._until, self._next_note = self._began + seconds, self._began + NOTE_S
+    def explore(self, seconds: float, most: int | None = None, *, fail_fast: bool = False) -> None:
+        """Try sequences for *seconds*, or *most* of them, or with *fail_fast* until something is found for sure.
+
+        :raises BootError, HarnessError: the machine is not to be had any more.
+        """
+        began = time.monotonic()
+        self._until, self._next_note, self._most = began + seconds, began + NOTE_S, most
         batch = 0
-        while time.monotonic() < self._until:
+        while not self._over() and not (fail_fast and self._sure):
+            began = time.monotonic()
             self._batch(self._seed + batch * 1_000_003)
+            self.count.seconds += (self._failed or time.monotonic()) - began
             batch += 1
-        self.count.seconds = time.monotonic() - self._began
+
+    def _over(self) -> bool:
+        return time.monotonic() >= self._until or (self._most is not None and self.count.sequences >= self._most)
 
     def _batch(self, seed: int) -> None:
         self._target = self._best = self._crashed = None
-        self._hypothesis(seed)
+        self._failed = 0.0
+        try:
+            self._hypothesis(seed)
+        except KeyboardInterrupt:
+            if self._best is not None:  # as far as it is shrunk
+                self._found(Found(*self._best, confirmed=False))
+            raise
         if self._crashed is not None:
             self._keep(*self._crashed)
         elif self._best is not None:
@@ -138,7 +152,6 @@ class Explorer:
 
     def _fails(self, sequence: s.Sequence) -> bool:
         """Whether Hypothesis shall take the sequence for a failure."""
-        now = time.monotonic()
         if self._target is not None:
             found = self._still(sequence)
             if found is None:
@@ -146,18 +159,19 @@ class Explorer:
             if self._best is None or len(sequence.steps) <= len(self._best[0].steps):
                 self._best = (sequence, found)
             return True
-        if now >= self._until:
+        if self._over():
             return False
         claim = self.attempt(sequence)
         self.count.sequences += 1
         self.count.operations += len(sequence.steps)
-        self.count.seconds = now - self._began
+        now = time.monotonic()
         if now >= self._next_note:
             self._next_note = now + NOTE_S
-            self._note(str(self.count))
+            self._note(f"{self.count.sequences} sequences")
         if claim is None or self._expected(sequence, claim):
             return False
         self._note(f"after {self.count.sequences} sequences, {len(sequence.steps)} steps: {claim.check}; shrinking")
+        self._failed = now
         if claim.check == "crash":  # what crashes a kernel is not tried a hundred times
             self._crashed = (sequence, claim)
             return True
@@ -226,6 +240,6 @@ class Explorer:
             self._ground.renew()
             again = self.attempt(sequence, single=True)
             if again is not None and signature(sequence, again) == self._target:
-                confirmed, claim = True, again
+                confirmed, claim, self._sure = True, again, True
                 break
         self._found(Found(sequence, claim, confirmed))

@@ -72,7 +72,7 @@ class Uffd:
 @dataclass
 class Actor:
     process: int
-    states: frozenset[str] = frozenset({"idle"})  # idle, blocked
+    states: frozenset[str] = frozenset({"idle"})  # idle, blocked; running only within a step
     access: s.Access | None = None
     uffd: int | None = None  # that its fault waits on
 

@@ -151,10 +151,8 @@ def access(model: Model, step: s.Access) -> None:
         raise Unmodelled("an actor that may be busy")
     actor = model.actors[step.actor]
     model.span(actor.process, step.region, step.page, 1)
-    actor.access = step
+    actor.access, actor.states = step, frozenset({"running"})
     model._retry([step.actor])
-    if not model._now.accesses[step.actor]:
-        raise AssertionError(f"an access without an outcome: {step}")
 
 
 def mprotect(model: Model, step: s.Mprotect) -> None:

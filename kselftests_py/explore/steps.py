@@ -309,7 +309,7 @@ class Sequence(Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=Tr
     """Operations in order. ``seed`` and ``made_by`` (a command, a kernel) tell where it comes from and mean nothing."""
 
     steps: Annotated[tuple[Step, ...], Meta(max_length=STEPS_MAX)]
-    seed: Annotated[int, Meta(ge=0, lt=1 << 63)] = 0
+    seed: Annotated[int, Meta(ge=0, le=(1 << 63) - 1)] = 0
     made_by: Text = ""
 
 
