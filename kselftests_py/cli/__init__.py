@@ -6,6 +6,7 @@ import click
 
 from kselftests_py.cli.compare import compare_command
 from kselftests_py.cli.errors import EPILOG
+from kselftests_py.cli.explore import explore_command
 from kselftests_py.cli.history import history_command
 from kselftests_py.cli.kernels import kernels_command
 from kselftests_py.cli.presubmit import presubmit_command
@@ -25,6 +26,7 @@ for command in (
     run_command,
     compare_command,
     history_command,
+    explore_command,
     review_command,
     reproduce_command,
     report_command,

@@ -1,0 +1,323 @@
+"""Sequences chosen by Hypothesis: small numbers that are read as operations, by walking the model.
+
+What the model has no opinion on in the state that the sequence has reached is left out. So a sequence that Hypothesis
+shrinks, by making numbers smaller, stays one that the model can judge.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+from hypothesis import strategies as st
+
+from kselftests_py.explore import steps as s
+from kselftests_py.explore.model import HOLE, Model, Page, Place, Unmodelled
+from kselftests_py.lab import Capabilities, Feature
+
+LENGTH = 16
+"""Operations drawn after the setting up of memory, descriptors and threads."""
+HUGE = 512
+"""Pages of a huge page."""
+_HOWS: tuple[s.How, ...] = ("read", "write", "rmw")
+_NUMBER = st.integers(0, 15)
+
+
+@dataclass(frozen=True)
+class Offer:
+    """What the kernel under test can do, and so what is tried; ``skipped`` says what is not, and why."""
+
+    kinds: tuple[s.Kind, ...]
+    modes: tuple[s.Mode, ...]
+    features: tuple[s.Feature, ...]  # each may be negotiated or not
+    swap: bool
+    thp: bool
+    move: bool
+    accessed: bool  # PAGEMAP_SCAN knows PAGE_IS_ACCESSED
+    skipped: tuple[str, ...] = ()
+
+    @classmethod
+    def of(cls, caps: Capabilities) -> Offer:
+        """From what was probed; a kernel with nothing to protect by leaves ``modes`` empty."""
+        skipped, modes = [], list[s.Mode]()
+        for mode in ("rwp", "wp"):
+            why = caps.missing(mode) or (caps.missing("page_accessed") if mode == "rwp" else None)
+            skipped += [f"{mode}: {why}"] if why else []
+            modes += [] if why else [mode]
+        kinds: list[s.Kind] = ["anon"]
+        for kind, need in (("shmem", "wp_shmem"), ("hugetlb", "hugetlb")):
+            why = caps.missing(need) or caps.missing("wp_shmem")
+            skipped += [f"{kind}: {why}"] if why else []
+            kinds += [] if why else [kind]  # type: ignore[list-item]
+        optional: dict[s.Feature, str] = {
+            "RWP_ASYNC": "rwp_async",
+            "WP_ASYNC": "wp_async",
+            "WP_UNPOPULATED": "wp_unpopulated",
+            "EVENT_FORK": "event_fork",
+        }
+        features = tuple(name for name, need in optional.items() if caps.missing(need) is None)
+        swap = caps.missing("swap")
+        skipped += [f"swapoff: {swap}"] if swap else []
+        accessed = caps.missing("page_accessed") is None
+        features += tuple(name for name in ("EVENT_REMAP",) if Feature[name] in caps.features)
+        has_thp, has_move = caps.missing("thp") is None, caps.missing("move") is None
+        return cls(tuple(kinds), tuple(modes), features, swap is None, has_thp, has_move, accessed, tuple(skipped))
+
+    def always(self) -> tuple[s.Feature, ...]:
+        """The features that every descriptor negotiates."""
+        found: list[s.Feature] = ["PAGEFAULT_FLAG_WP"] if "wp" in self.modes else []
+        found += ["WP_HUGETLBFS_SHMEM"] if "wp" in self.modes and "shmem" in self.kinds else []
+        return (*found, *(("RWP",) if "rwp" in self.modes else ()))
+
+
+@dataclass
+class Walk:
+    """A sequence in the making, and the model at its end."""
+
+    offer: Offer
+    model: Model = field(default_factory=Model)
+    steps: list[s.Step] = field(default_factory=list)
+
+    def put(self, step: s.Step) -> bool:
+        """Append the step, if the model has an opinion on it."""
+        try:
+            self.model.apply(step)
+        except Unmodelled:
+            return False
+        self.model.settle(None)
+        self.steps.append(step)
+        return True
+
+
+def page_of(number: int, pages: int) -> int:
+    """A page by a small number: of many pages the first ones, the middle and the last."""
+    near = [*range(min(pages, 8)), pages // 2, pages - 1]
+    return number % pages if pages <= 8 else near[number % len(near)]
+
+
+@dataclass(frozen=True)
+class Raw:
+    """Four small numbers to be read as what an operation is of."""
+
+    a: int
+    b: int
+    c: int
+    d: int
+
+    def range(self, walk: Walk) -> dict[str, int]:
+        """A range of some region; large numbers are wide ranges."""
+        region = self.a % len(walk.model.regions)
+        pages = walk.model.regions[region].pages
+        first = page_of(self.b, pages)
+        count = pages - first if self.c >= 8 else 1 + self.c % (pages - first)
+        return {"region": region, "first": first, "count": count}
+
+    def uffd(self, walk: Walk) -> int:
+        return (self.d // 4) % len(walk.model.uffds) if walk.model.uffds else 0
+
+    def process(self, walk: Walk) -> int:
+        return self.d % 2 if len(walk.model.alive) > 1 else 0
+
+
+def near(walk: Walk, raw: Raw, fits: Callable[[Place, Page], bool]) -> dict[str, int] | None:
+    """One page of those that fit, as a range; None: there is none, or *raw* is not for it (so that others come too)."""
+    if raw.c < 6:
+        return None
+    found = [
+        (region, page)
+        for (process, region, page), one in walk.model.pages.items()
+        if fits((process, region, page), one)
+    ]
+    if not found:
+        return None
+    region, page = found[page_of(raw.b, len(found))]
+    return {"region": region, "first": page, "count": 1}
+
+
+def _awaited(walk: Walk) -> Callable[[Place, Page], bool]:
+    """Pages that somebody waits for."""
+    waiting = {
+        (actor.process, actor.access.region, actor.access.page)
+        for actor in walk.model.actors
+        if actor.access and "blocked" in actor.states
+    }
+    return lambda place, page: place in waiting
+
+
+def _hole(place: Place, page: Page) -> bool:
+    return page.owner is not None and page.states == {HOLE} and page.prot == "rw"
+
+
+_Read = Callable[[Walk, Raw], "s.Step | None"]
+
+
+def _owner(walk: Walk, raw: Raw, at: dict[str, int]) -> tuple[int, s.Ioctl]:
+    """The userfaultfd that the range begins in, and its protecting ioctl; any other one seldom."""
+    uffd = raw.uffd(walk)
+    process = walk.model.uffds[uffd].process if uffd < len(walk.model.uffds) else 0
+    page = walk.model.pages.get((process, at["region"], at["first"]))
+    if page is None or page.owner is None or raw.d == 15:
+        return uffd, "rwprotect" if "rwp" in walk.offer.modes and raw.d % 2 else "writeprotect"
+    return page.owner, "rwprotect" if page.mode == "rwp" else "writeprotect"
+
+
+def _access(walk: Walk, raw: Raw) -> s.Step | None:
+    idle = [number for number, actor in enumerate(walk.model.actors) if actor.idle]
+    if not idle:
+        return None
+    actor = idle[raw.d % len(idle)]
+    process = walk.model.actors[actor].process
+    at = near(walk, raw, lambda place, page: place[0] == process and any(one.marked for one in page.states))
+    at = at or raw.range(walk)
+    how = _HOWS[raw.c % 3]
+    value = 0 if how == "read" else 100 + len(walk.steps)
+    return s.Access(actor=actor, how=how, region=at["region"], page=at["first"], value=value)
+
+
+def _register(walk: Walk, raw: Raw) -> s.Step:
+    modes = walk.offer.modes
+    mode: list[s.Mode] = [modes[raw.d % len(modes)]]
+    if raw.c == 7:
+        mode.append("missing")
+    return s.Register(uffd=raw.uffd(walk), mode=tuple(mode), **raw.range(walk))
+
+
+def _protect(walk: Walk, raw: Raw) -> s.Step:
+    at = raw.range(walk)
+    uffd, ioctl = _owner(walk, raw, at)
+    return s.Protect(uffd=uffd, ioctl=ioctl, **at)
+
+
+def _resolve(walk: Walk, raw: Raw) -> s.Step:
+    at = near(walk, raw, _awaited(walk)) or raw.range(walk)
+    uffd, ioctl = _owner(walk, raw, at)
+    return s.Resolve(uffd=uffd, ioctl=ioctl, dontwake=raw.d % 4 == 3, **at)
+
+
+def _mprotect(walk: Walk, raw: Raw) -> s.Step:
+    prots: tuple[s.Prot, ...] = ("rw", "r", "none", "rw")
+    return s.Mprotect(process=raw.process(walk), prot=prots[raw.d // 2 % 4], **raw.range(walk))
+
+
+def _madvise(advice: s.Advice) -> _Read:
+    return lambda walk, raw: s.Madvise(process=raw.process(walk), advice=advice, **raw.range(walk))
+
+
+def _copy(walk: Walk, raw: Raw) -> s.Step:
+    at = near(walk, raw, _hole) or raw.range(walk) | {"count": 1}
+    uffd, _ = _owner(walk, raw, at)
+    return s.Copy(uffd=uffd, value=500 + len(walk.steps), protect=raw.c % 2 == 1, dontwake=raw.c % 8 == 4, **at)
+
+
+def _zeropage(walk: Walk, raw: Raw) -> s.Step:
+    at = near(walk, raw, _hole) or raw.range(walk) | {"count": 1}
+    return s.Zeropage(uffd=_owner(walk, raw, at)[0], **at)
+
+
+def _wake(walk: Walk, raw: Raw) -> s.Step:
+    at = near(walk, raw, _awaited(walk)) or raw.range(walk)
+    return s.Wake(uffd=_owner(walk, raw, at)[0], **at)
+
+
+def _unregister(walk: Walk, raw: Raw) -> s.Step:
+    at = raw.range(walk)
+    return s.Unregister(uffd=_owner(walk, raw, at)[0], **at)
+
+
+def _mremap(walk: Walk, raw: Raw) -> s.Step | None:
+    at = raw.range(walk)
+    to = raw.d % len(walk.model.regions)
+    to_first = raw.d // 4 % walk.model.regions[to].pages
+    if to_first + at["count"] > walk.model.regions[to].pages:
+        return None
+    return s.Mremap(process=0, to=to, to_first=to_first, **at)
+
+
+def _move(walk: Walk, raw: Raw) -> s.Step:
+    at = raw.range(walk) | {"count": 1}
+    to = near(walk, raw, _hole) or Raw(raw.d, raw.c, 0, 0).range(walk)
+    return s.Move(uffd=_owner(walk, raw, to)[0], to=to["region"], to_first=to["first"], **at)
+
+
+def _fork(walk: Walk, raw: Raw) -> s.Step:
+    owners = {page.owner for page in walk.model.pages.values() if page.owner is not None}
+    events = sorted(one for one in owners if "EVENT_FORK" in walk.model.uffds[one].features)
+    return s.Fork(event=events[0] if events else None)
+
+
+OPERATIONS: dict[str, tuple[int, _Read]] = {
+    "nothing": (1, lambda walk, raw: None),
+    "access": (12, _access),
+    "protect": (6, _protect),
+    "resolve": (5, _resolve),
+    "register": (3, _register),
+    "populate": (2, lambda walk, raw: s.Populate(value=300 + len(walk.steps), **raw.range(walk))),
+    "mprotect": (4, _mprotect),
+    "dontneed": (2, _madvise("DONTNEED")),
+    "pageout": (2, _madvise("PAGEOUT")),
+    "cold": (1, _madvise("COLD")),
+    "willneed": (1, _madvise("WILLNEED")),
+    "punchhole": (2, lambda walk, raw: s.PunchHole(**raw.range(walk))),
+    "fork": (2, _fork),
+    "thread": (2, lambda walk, raw: s.Thread(process=raw.process(walk))),
+    "wake": (1, _wake),
+    "unregister": (1, _unregister),
+    "close": (1, lambda walk, raw: s.Close(uffd=raw.uffd(walk))),
+    "setmode": (3, lambda walk, raw: s.SetMode(uffd=raw.uffd(walk), asynchronous=raw.d % 2 == 1)),
+    "copy": (2, _copy),
+    "zeropage": (1, _zeropage),
+    "mremap": (2, _mremap),
+    "move": (1, _move),
+    "munmap": (1, lambda walk, raw: s.Munmap(process=raw.process(walk), **raw.range(walk))),
+    "swapcycle": (1, lambda walk, raw: s.SwapCycle()),
+    "exit": (1, lambda walk, raw: s.Exit(process=1)),
+}
+
+
+def chosen(offer: Offer) -> list[str]:
+    """The names of the operations to draw from, each as often as its weight says."""
+    left_out = {
+        name
+        for name, there in (("setmode", "rwp" in offer.modes), ("swapcycle", offer.swap), ("move", offer.move))
+        if not there
+    }
+    return [name for name, (weight, _) in OPERATIONS.items() if name not in left_out for _ in range(weight)]
+
+
+@st.composite
+def sequences(draw: st.DrawFn, offer: Offer, length: int = LENGTH) -> s.Sequence:
+    """Memory, a descriptor or two, threads; mostly something protected; and *length* operations drawn at random."""
+    walk = Walk(offer)
+    kinds = draw(st.lists(st.tuples(st.sampled_from(offer.kinds), st.integers(1, 5)), min_size=1, max_size=2))
+    huge = offer.thp and draw(_NUMBER) == 15
+    for kind, pages in kinds:
+        if huge and kind == "anon":
+            walk.put(s.Map(kind=kind, pages=HUGE, thp=True))
+        else:
+            walk.put(s.Map(kind=kind, pages=min(pages, 2) if kind.startswith("hugetlb") else pages))
+    wanted = draw(st.lists(st.sets(st.sampled_from(offer.features)) if offer.features else st.just(set()),
+                           min_size=1, max_size=2))  # fmt: skip
+    event = False
+    for more in wanted:
+        taken = more - {"EVENT_FORK"} if event else more  # who reads the events of two is more than is asked here
+        event = event or "EVENT_FORK" in taken
+        walk.put(s.Open(features=(*offer.always(), *sorted(taken))))
+    for _ in range(2):
+        walk.put(s.Thread())
+    for region, mapped in enumerate(walk.model.regions):
+        whole = {"region": region, "first": 0, "count": mapped.pages}
+        if draw(_NUMBER):
+            share = draw(_NUMBER)
+            populated = whole if share >= 6 else whole | {"count": 1 + share % min(mapped.pages, 8)}
+            walk.put(s.Populate(value=10 * (region + 1), **populated))
+        if draw(_NUMBER):
+            walk.put(_register(walk, Raw(region, 0, 15, draw(_NUMBER))))
+            if draw(_NUMBER) > 1:
+                first = draw(_NUMBER)
+                walk.put(_protect(walk, Raw(region, max(0, first - 8), 15 - draw(_NUMBER) // 2, 0)))
+    operation = st.tuples(st.sampled_from(chosen(offer)), _NUMBER, _NUMBER, _NUMBER, _NUMBER)
+    for name, *numbers in draw(st.lists(operation, min_size=length, max_size=length)):
+        step = OPERATIONS[name][1](walk, Raw(*numbers))
+        if step is not None:
+            walk.put(step)
+    return s.Sequence(steps=tuple(walk.steps))

@@ -1,0 +1,58 @@
+"""Contradictions that are findings already and do not stop the exploration; each entry is as narrow as its finding."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from kselftests_py.explore import steps as s
+from kselftests_py.explore.model import Model
+
+
+@dataclass(frozen=True)
+class Known:
+    """``fits``: the step, the failed check, and the model as it was before the step."""
+
+    finding: str  # its page under docs/findings
+    what: str
+    fits: Callable[[s.Step, s.Claim, Model], bool]
+
+
+def _asleep_after_unregister(step: s.Step, claim: s.Claim, before: Model) -> bool:
+    """Only where the range is not registered for missing pages: there the kernel does wake."""
+    if not isinstance(step, s.Unregister) or claim.check != "state" or claim.seen != "blocked" or claim.what < 0:
+        return False
+    access = before.actors[claim.what].access
+    if access is None or access.region != step.region or not step.first <= access.page < step.first + step.count:
+        return False
+    pages = before.span(before.uffds[step.uffd].process, step.region, step.first, step.count)
+    return not any(page.missing for page in pages)
+
+
+def _prefix_protected(step: s.Step, claim: s.Claim, before: Model) -> bool:
+    """Only pages of the range ahead of the first one without WP, and only where the call is refused for that."""
+    if not isinstance(step, s.Protect | s.Resolve) or step.ioctl != "writeprotect" or claim.check != "marked":
+        return False
+    if claim.seen != ("yes" if isinstance(step, s.Protect) else "no") or claim.what != step.region:
+        return False
+    process = before.uffds[step.uffd].process
+    pages = before.span(process, step.region, step.first, step.count)
+    ahead = next((number for number, page in enumerate(pages, step.first) if page.mode != "wp"), None)
+    return claim.process == process and ahead is not None and claim.page in range(step.first, ahead)
+
+
+TABLE = (
+    Known("F001", "UFFDIO_UNREGISTER leaves blocked threads asleep", _asleep_after_unregister),
+    Known("F003", "UFFDIO_WRITEPROTECT refused with ENOENT has done the pages ahead", _prefix_protected),
+)
+
+
+def recognise(sequence: s.Sequence, claim: s.Claim) -> Known | None:
+    """The finding that *claim* is, or None."""
+    if claim.step >= len(sequence.steps):
+        return None
+    model = Model()
+    for step in sequence.steps[: claim.step]:
+        model.apply(step)
+        model.settle(None)
+    return next((one for one in TABLE if one.fits(sequence.steps[claim.step], claim, model)), None)

@@ -1,0 +1,322 @@
+"""What the kernel must do, page by page: the model that every sequence is judged by.
+
+Written from userfaultfd.rst, pagemap.rst, the man pages, and the sentences of suites/trapping/contract.toml (their
+numbers stand beside what follows from them), and never bent to what a kernel did. Where they leave a thing open, the
+model keeps every possibility: a page is in one of a *set* of states, an access has a *set* of outcomes. What is
+observed narrows the sets (``settle``, ``observe``); an observation that is not in its set is a contradiction.
+
+A page is (entry, marked): its page table entry is absent, present or swapped, and it has the marker of userfaultfd
+protection or not. I2: the marker is there if and only if the next access (``wp``: write) traps.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field, replace
+from typing import NamedTuple
+
+from kselftests_py.explore import steps as s
+
+Words = frozenset[int] | None
+"""The words a page may hold; None: any."""
+Place = tuple[int, int, int]
+"""Process, region, page."""
+OK = frozenset({"0"})
+
+
+class Unmodelled(Exception):
+    """The model has no opinion on this step here: a generator leaves it out, a replay file with it is refused."""
+
+
+class State(NamedTuple):
+    entry: str  # absent, present or swapped; a page of a file is never swapped here, only its file is
+    marked: bool
+
+
+HOLE = State("absent", False)
+
+
+@dataclass
+class Page:
+    """One page as one process has it mapped; ``prot`` is empty where nothing is mapped."""
+
+    kind: str
+    prot: str
+    file: tuple[int, int] | None = None  # of shared memory: the region and page that it was mapped as
+    owner: int | None = None  # the userfaultfd it is registered with
+    mode: str = ""  # wp or rwp
+    missing: bool = False
+    states: frozenset[State] = frozenset({HOLE})
+    words: Words = frozenset({0})
+    huge: bool = False  # may be mapped by huge pages: what is done to it may be done to those beside it
+    reclaimed: bool = False  # has been offered to reclaim
+
+    def unregistered(self) -> Page:
+        return replace(self, owner=None, mode="", missing=False, states=unmarked(self.states))
+
+
+@dataclass
+class File:
+    """One page of a file; ``cached``: whether it is allocated (swapped out, too)."""
+
+    words: Words = frozenset({0})
+    cached: frozenset[bool] = frozenset({False})
+
+
+@dataclass
+class Uffd:
+    features: frozenset[str]
+    process: int
+    asynchronous: bool
+    open: bool = True
+
+
+@dataclass
+class Actor:
+    process: int
+    states: frozenset[str] = frozenset({"idle"})  # idle, blocked; running only within a step
+    access: s.Access | None = None
+    uffd: int | None = None  # that its fault waits on
+
+    @property
+    def idle(self) -> bool:
+        return self.states == {"idle"}
+
+
+@dataclass(frozen=True)
+class Branch:
+    """One way an access may go: its outcome, the state of the page then, the message it sends."""
+
+    outcome: str  # done, blocked, SIGSEGV
+    state: State
+    message: str = ""
+
+
+@dataclass
+class Expected:
+    """What a step may answer: the errno, and for each actor that was asked to go on, its branches."""
+
+    errno: frozenset[str] = OK
+    accesses: dict[int, list[Branch]] = field(default_factory=dict)
+    still: set[int] = field(default_factory=set)  # busy actors that nothing has woken
+    events: dict[int, str] = field(default_factory=dict)  # of each userfaultfd, the message that is no page fault
+
+    def outcomes(self, actor: int) -> frozenset[str]:
+        found = {branch.outcome for branch in self.accesses.get(actor, [])}
+        return frozenset(found | ({"blocked"} if actor in self.still else set()))
+
+
+@dataclass
+class Settled:
+    """What must have come with the outcomes that were seen."""
+
+    messages: dict[int, list[set[str]]] = field(default_factory=dict)
+    """Of each userfaultfd, the possible messages of each actor that sends one (empty text: none)."""
+    values: dict[int, Words] = field(default_factory=dict)
+    """Of each actor that loaded a word, what it may be."""
+
+
+def unmarked(states: Iterable[State]) -> frozenset[State]:
+    return frozenset(State(one.entry, False) for one in states)
+
+
+class Model:
+    """The world as the steps so far have made it."""
+
+    def __init__(self) -> None:
+        self.regions: list[s.Map] = []
+        self.pages: dict[Place, Page] = {}
+        self.files: dict[tuple[int, int], File] = {}
+        self.uffds: list[Uffd] = []
+        self.actors: list[Actor] = []
+        self.alive: list[bool] = [True]
+        self.moved: set[int] = set()  # regions that a mremap took from or put into
+        self._now = Expected()
+
+    # What is asked by whom.
+
+    def span(self, process: int, region: int, first: int, count: int) -> list[Page]:
+        """The pages of a range; :raises Unmodelled: there is no such range."""
+        if region >= len(self.regions) or first + count > self.regions[region].pages:
+            raise Unmodelled("a range that is not in a region")
+        if not (process < len(self.alive) and self.alive[process]):
+            raise Unmodelled("a process that is not there")
+        if (process, region, first) not in self.pages:
+            raise Unmodelled("a region mapped after the fork, in the child")
+        return [self.pages[process, region, page] for page in range(first, first + count)]
+
+    def mapped(self, process: int, region: int, first: int, count: int) -> list[Page]:
+        """The pages of a range without holes: what calls do about holes is another matter."""
+        found = self.span(process, region, first, count)
+        if not all(page.prot for page in found):
+            raise Unmodelled("a range with holes")
+        return found
+
+    def uffd(self, number: int) -> Uffd:
+        if number >= len(self.uffds) or not self.uffds[number].open or not self.alive[self.uffds[number].process]:
+            raise Unmodelled("a userfaultfd that is not there")
+        return self.uffds[number]
+
+    def waiting(self, uffd: int, region: int | None = None, first: int = 0, count: int = 0) -> Iterator[int]:
+        """Actors whose fault waits on *uffd*, in the range if one is given."""
+        for number, actor in enumerate(self.actors):
+            if actor.access and "blocked" in actor.states and actor.uffd == uffd:
+                inside = actor.access.region == region and first <= actor.access.page < first + count
+                if region is None or inside:
+                    yield number
+
+    # One access.
+
+    def branches(self, process: int, access: s.Access) -> list[Branch]:
+        """What an access to a page may come to."""
+        page = self.span(process, access.region, access.page, 1)[0]
+        write = access.how != "read"
+        if page.prot in ("", "none") or (write and page.prot != "rw"):
+            return [Branch("SIGSEGV", state) for state in page.states]  # F7
+        found = []
+        for state in page.states:
+            trapped = state.marked and (page.mode == "rwp" or (page.mode == "wp" and write))
+            flags, at = ("+write" if write else ""), f"{access.region}:{access.page}"
+            if trapped and self._asynchronous(page):
+                found.append(Branch("done", State("present", False)))  # F8
+            elif trapped:
+                message = f"{page.mode}{flags} {at}"  # F1
+                entries = {state.entry} if page.mode == "rwp" and state.entry == "absent" else {state.entry, "present"}
+                found += [Branch("blocked", State(entry, True), message) for entry in sorted(entries)]
+            else:
+                cached = self.files[page.file].cached if page.file else frozenset({False})
+                if page.missing and state.entry == "absent" and False in cached:
+                    found.append(Branch("blocked", state, f"missing{flags} {at}"))
+                if not page.missing or state.entry != "absent" or True in cached:
+                    found.append(Branch("done", State("present", state.marked)))
+        return found
+
+    def _asynchronous(self, page: Page) -> bool:
+        uffd = self.uffds[page.owner] if page.owner is not None else None
+        return uffd is not None and (uffd.asynchronous if page.mode == "rwp" else "WP_ASYNC" in uffd.features)
+
+    def _retry(self, actors: Iterable[int], *, maybe: bool = False) -> None:
+        """These actors go on with their access; *maybe*: or stay asleep, the documentation does not say."""
+        for number in actors:
+            actor = self.actors[number]
+            assert actor.access is not None
+            found = self.branches(actor.process, actor.access)
+            place = (actor.process, actor.access.region, actor.access.page)
+            if maybe or "idle" in actor.states:
+                found += [Branch("blocked", state) for state in self.pages[place].states]
+            self._now.accesses[number] = found
+            self.pages[place].states |= {branch.state for branch in found}
+
+    def apply(self, step: s.Step) -> Expected:
+        """Make the step; then ``settle`` must follow. :raises Unmodelled: the model is as it was."""
+        from kselftests_py.explore import rules
+
+        self._now = Expected()
+        rules.RULES[type(step)](self, step)
+        for number, actor in enumerate(self.actors):
+            if actor.states == {"blocked"} and number not in self._now.accesses:
+                self._now.still.add(number)
+        return self._now
+
+    # What was observed.
+
+    def settle(self, seen: dict[int, str] | None) -> Settled:
+        """Take the outcomes of the accesses (None: nobody looked) and make them happen."""
+        settled = Settled({uffd: [{event}] for uffd, event in self._now.events.items()})
+        places = [self._place(number) for number in self._now.accesses]
+        writers = [self._place(number) for number in self._now.accesses if self._access(number).how != "read"]
+        for number, branches in self._now.accesses.items():
+            actor, place, access = self.actors[number], self._place(number), self._access(number)
+            page = self.pages[place]
+            taken = [one for one in branches if seen is None or one.outcome == seen.get(number)]
+            if places.count(place) == 1:
+                page.states = frozenset(one.state for one in taken) or page.states
+            outcomes = {one.outcome for one in taken}
+            if "blocked" in outcomes:
+                actor.uffd = page.owner if page.owner is not None else actor.uffd
+                if actor.uffd is not None:
+                    sent = {one.message for one in taken if one.outcome == "blocked"}
+                    settled.messages.setdefault(actor.uffd, []).append(sent)
+            if "done" in outcomes:
+                alone = writers.count(place) <= (access.how != "read")
+                if access.how != "write":
+                    settled.values[number] = self.words(page) if alone else None
+                self._done(page, access, sure=outcomes == {"done"}, alone=alone)
+                if page.huge:
+                    self._huge(place, access)
+            actor.states = frozenset("blocked" if one == "blocked" else "idle" for one in outcomes) or actor.states
+        return settled
+
+    def _access(self, number: int) -> s.Access:
+        access = self.actors[number].access
+        assert access is not None
+        return access
+
+    def _place(self, number: int) -> Place:
+        access = self._access(number)
+        return self.actors[number].process, access.region, access.page
+
+    def _done(self, page: Page, access: s.Access, *, sure: bool, alone: bool) -> None:
+        """A completed access: its store, and the page of the file that is there now."""
+        old = self.words(page)
+        if access.how != "read":
+            new: Words = frozenset({access.value})
+            if access.how == "rmw":
+                new = None if old is None else frozenset(word + access.value for word in old)
+            if not alone or new is None or (not sure and old is None):
+                self.store(page, None)  # two stores whose order nobody knows
+            else:
+                self.store(page, new if sure else new | (old or frozenset()))
+        if page.file is None:
+            return
+        file = self.files[page.file]
+        file.cached = frozenset({True}) if sure else file.cached | {True}
+        if access.how == "read" and not page.mode and not page.kind.startswith("hugetlb"):
+            self._fault_around(page)
+
+    def _huge(self, place: Place, access: s.Access) -> None:
+        """A huge page comes, and in async mode is resolved, as a whole; where it is split, it does not."""
+        page = self.pages[place]
+        resolves = self._asynchronous(page) and (page.mode == "rwp" or access.how != "read")
+        for number in range(self.regions[place[1]].pages):
+            other = self.pages[place[0], place[1], number]
+            if other is page or not other.prot:
+                continue
+            other.states |= {State("present", one.marked) for one in other.states if not one.marked}
+            if resolves and other.mode == page.mode:
+                other.states |= {State("present", False) for one in other.states if one.marked}
+
+    def _fault_around(self, page: Page) -> None:
+        """A read of a file may map neighbours that are cached; not where pages are tracked (I4)."""
+        for other in self.pages.values():
+            near = other.file and page.file and other.file[0] == page.file[0] and not other.mode and other.prot
+            if near and other.file and True in self.files[other.file].cached:
+                other.states |= {State("present", one.marked) for one in other.states}
+
+    def words(self, page: Page) -> Words:
+        return self.files[page.file].words if page.file else page.words
+
+    def store(self, page: Page, words: Words) -> None:
+        if page.file:
+            self.files[page.file].words = words
+        else:
+            page.words = words
+
+    def marked(self, page: Page) -> set[bool]:
+        return {one.marked for one in page.states}
+
+    def accessed(self, page: Page) -> set[bool]:
+        """PAGE_IS_ACCESSED: in RWP ranges only (S1), of what is there and has no marker (S3, S5, S6; I4)."""
+        return {page.mode == "rwp" and one.entry != "absent" and not one.marked for one in page.states}
+
+    def written(self, page: Page) -> set[bool]:
+        """PAGE_IS_WRITTEN: pagemap.rst tells it of write-protected ranges; S2: not of RWP ranges."""
+        if page.mode != "wp":
+            return {False} if page.mode == "rwp" else {False, True}
+        known = [{False} if one.marked else {False, True} if one.entry == "absent" else {True} for one in page.states]
+        return set().union(*known)
+
+    def observe(self, page: Page, entries: set[str], marked: bool) -> None:
+        """Narrow the states of a page to those that pagemap shows."""
+        found = frozenset(one for one in page.states if one.marked == marked)
+        page.states = frozenset(one for one in found if one.entry in entries) or found or page.states

@@ -1,0 +1,133 @@
+"""Replay files, shrinking, and the table of what is known; no kernel."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import msgspec
+import pytest
+from explore_walk import WP
+
+from kselftests_py.errors import UsageError
+from kselftests_py.explore import keep, known
+from kselftests_py.explore import steps as s
+from kselftests_py.explore.reduce import reduce, without
+
+RANGE: dict[str, Any] = {"region": 0, "first": 0, "count": 2}
+STEPS: tuple[s.Step, ...] = (
+    s.Map(kind="anon", pages=2),
+    s.Map(kind="shmem", pages=1),
+    s.Open(features=WP),  # type: ignore[arg-type]
+    s.Open(),
+    s.Thread(),
+    s.Thread(),
+    s.Populate(value=5, **RANGE),
+    s.Register(uffd=0, mode=("wp",), **RANGE),
+    s.Protect(uffd=0, ioctl="writeprotect", **RANGE),
+    s.Access(actor=1, how="write", region=0, page=1, value=7),
+    s.Unregister(uffd=0, **RANGE),
+)
+ASLEEP = s.Claim(step=10, check="state", what=1, expected=("done",), seen="blocked")
+SEQUENCE = s.Sequence(steps=STEPS, seed=3, made_by="a test")
+
+
+def text(**changes: Any) -> bytes:
+    given = msgspec.to_builtins(s.Replay(format=1, sequence=SEQUENCE, claim=ASLEEP))
+    return json.dumps(given | changes).encode()
+
+
+def test_file_comes_back_as_it_was() -> None:
+    replay = s.Replay(format=1, sequence=SEQUENCE, claim=ASLEEP)
+    assert keep.decoded(s.encode(replay), "x") == replay
+
+
+def steps_with(**fields: Any) -> dict[str, Any]:
+    return {"steps": [{"op": "map", "kind": "anon", "pages": 2}, fields]}
+
+
+@pytest.mark.parametrize(
+    ("raw", "told"),
+    [
+        (b"", "no replay file"),
+        (b"\xff\xfe{}", "no replay file"),
+        (b"[" * 100_000, "no replay file"),
+        (text()[:-3], "no replay file"),
+        (text(format=2), "is of format 2; this kst replays format 1"),
+        (text(format="one"), "no replay file"),
+        (text(more=1), "unknown field `more`"),
+        (text(sequence=steps_with(op="teleport")), "teleport"),
+        (text(sequence=steps_with(op="protect", uffd=0, ioctl="rm", region=0, first=0, count=1)), "Invalid enum value"),
+        (text(sequence=steps_with(op="map", kind="anon", pages=10**9)), "1024"),
+        (text(sequence={"steps": [{"op": "thread"}] * 201}), "length <= 200"),
+        (
+            text(sequence=steps_with(op="access", actor=0, how="read", region=0, page=0), claim=None),
+            "the model cannot judge",
+        ),
+        (text(sequence=steps_with(op="thread"), claim={"step": 9, "check": "crash"}), "the claim is of step 9"),
+    ],
+)
+def test_broken_file_is_a_usage_error_of_one_line(raw: bytes, told: str) -> None:
+    with pytest.raises(UsageError, match=r"file\.json: ") as caught:
+        keep.decoded(raw, "file.json")
+    assert told in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def test_step_goes_only_if_nothing_needs_what_it_makes() -> None:
+    assert without(STEPS, 0) is None
+    assert without(STEPS, 2) is None
+    fewer = without(STEPS, 4)
+    assert fewer is not None
+    assert fewer[8] == s.Access(actor=0, how="write", region=0, page=1, value=7)
+    forked = (*STEPS[:6], s.Fork(), s.Thread(process=1))
+    assert without(forked, 6) is None
+    assert without(forked, 7) == forked[:7]
+
+
+def test_reducing_takes_away_what_the_failure_does_not_need() -> None:
+    def still(sequence: s.Sequence) -> s.Claim | None:
+        """As a kernel that is always asleep after UFFDIO_UNREGISTER of a thread that was blocked."""
+        last = sequence.steps[-1]
+        if not isinstance(last, s.Unregister) or not any(isinstance(one, s.Protect) for one in sequence.steps):
+            return None
+        if not any(isinstance(one, s.Access) for one in sequence.steps):
+            return None
+        return msgspec.structs.replace(ASLEEP, step=len(sequence.steps) - 1, what=0)
+
+    smallest, claim = reduce(SEQUENCE, still, ASLEEP)
+    made = [type(one) for one in smallest.steps]
+    assert made == [s.Map, s.Open, s.Thread, s.Protect, s.Access, s.Unregister]
+    assert claim.step == 5
+
+
+def test_known_finding_is_recognised_and_nothing_beside_it() -> None:
+    finding = known.recognise(SEQUENCE, ASLEEP)
+    assert finding is not None
+    assert finding.finding == "F001"
+    replace = msgspec.structs.replace
+    for other in (replace(ASLEEP, seen="SIGSEGV"), replace(ASLEEP, check="marked"), replace(ASLEEP, step=9)):
+        assert known.recognise(SEQUENCE, other) is None
+    missing = s.Register(uffd=0, mode=("wp", "missing"), **RANGE)  # there the kernel wakes
+    steps = (*STEPS[:7], missing, *STEPS[8:])
+    assert known.recognise(s.Sequence(steps=steps), ASLEEP) is None
+
+
+def test_refused_writeprotect_is_known_ahead_of_the_offending_page_only() -> None:
+    """F003: page 1 is not registered; only page 0 is done all the same."""
+    one = RANGE | {"count": 1}
+    steps = (*STEPS[:7], s.Register(uffd=0, mode=("wp",), **one), s.Protect(uffd=0, ioctl="writeprotect", **RANGE))
+    sequence = s.Sequence(steps=steps)
+    claim = s.Claim(step=8, check="marked", what=0, page=0, expected=("no",), seen="yes")
+    finding = known.recognise(sequence, claim)
+    assert finding is not None
+    assert finding.finding == "F003"
+    assert known.recognise(sequence, msgspec.structs.replace(claim, page=1)) is None
+    assert known.recognise(sequence, msgspec.structs.replace(claim, seen="no", expected=("yes",))) is None
+
+
+def test_every_known_finding_has_its_page() -> None:
+    from pathlib import Path
+
+    folder = Path(__file__).parent.parent / "docs" / "findings"
+    assert all((folder / f"{one.finding}.md").is_file() for one in known.TABLE)

@@ -1,0 +1,49 @@
+"""The explorer on the running kernel: it finds what is wrong, if something is, and nothing else."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from explore_walk import explorer_here
+
+from kselftests_py.explore import steps as s
+from kselftests_py.explore.explorer import Explorer
+
+LONG = 600.0
+"""Seconds; what ends an exploration here is the number of sequences."""
+
+
+def test_running_kernel_shows_nothing_that_is_not_known(tmp_path: Path) -> None:
+    with explorer_here(tmp_path) as (explorer, found):
+        explorer.explore(LONG, most=120)
+    assert [(one.sequence, one.claim) for one in found] == []
+    assert explorer.count.sequences == 120
+
+
+@pytest.mark.parametrize(
+    ("control", "checks", "needed"),
+    [("skip_protect", {"marked"}, 4), ("lose_wake", {"state"}, 8), ("corrupt", {"contents", "value"}, 4)],
+)
+def test_lie_is_found_and_shrunk(control: str, checks: set[str], needed: int, tmp_path: Path) -> None:
+    """The proof that it can find something. *needed*: the steps that no sequence can show this lie without."""
+    with explorer_here(tmp_path, control) as (explorer, found):
+        explorer.explore(LONG, most=500, fail_fast=True)
+    (one,) = found
+    assert one.confirmed
+    assert one.claim.check in checks
+    assert needed <= len(one.sequence.steps) <= needed + 2, one.sequence
+
+
+def test_same_seed_same_sequences(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """And another seed others. No sequence is run."""
+    runs: list[list[s.Sequence]] = []
+    for number, seed in enumerate((7, 7, 8)):
+        tried: list[s.Sequence] = []
+        monkeypatch.setattr(Explorer, "attempt", lambda self, sequence, tried=tried: tried.append(sequence))
+        with explorer_here(tmp_path / str(number), seed=seed) as (explorer, _):
+            explorer.explore(LONG, most=130)
+        runs.append(tried)
+    assert runs[0] == runs[1] != runs[2]
+    assert len(runs[0]) == 130
+    assert sum(len(one.steps) for one in runs[0]) > 130 * 14
