@@ -67,7 +67,7 @@ static void drain_lru(const struct kst_loop *l)
 
 /* Two readings of the clock take longer than this only if an interrupt came between them. */
 #define INTERRUPT 500
-/* A timer tick comes more often than this. */
+/* Instructions, or nanoseconds of a guest that counts them: a timer tick comes more often than this. */
 #define TICK_APART 20000000
 /* Shorter samples are hit by one so seldom that their median is not. */
 #define LONG 100000
@@ -84,8 +84,21 @@ static void await_tick(const struct kst_loop *l)
 	}
 }
 
+/*
+ * Lets the CPU be idle for some ticks: what the kernel put off (RCU callbacks, kworkers) is done then, and not in a
+ * sample. Where instructions are counted an idle CPU's time passes at once.
+ */
+static void let_be_idle(void)
+{
+	struct timespec some = { .tv_nsec = TICK_APART };
+
+	clock_nanosleep(CLOCK_MONOTONIC, 0, &some, NULL);
+}
+
 void kst_loop_settle(const struct kst_loop *l, uint64_t expected)
 {
+	if (l->tsc)
+		let_be_idle();
 	drain_lru(l);
 	if (l->tsc && expected > LONG)
 		await_tick(l);

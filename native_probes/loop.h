@@ -25,8 +25,8 @@ void kst_loop_free(struct kst_loop *l);
 /* A userfaultfd for this loop's memory, registered. */
 json_t *kst_loop_track(struct kst_loop *l, bool async);
 /*
- * Takes away what would make the next sample differ from the last, which took `expected` ticks: half-full batches of the
- * kernel, and a timer tick that falls into one sample and not into the other.
+ * Takes away what would make the next sample differ from the last, which took `expected` ticks: work that the kernel put
+ * off, half-full batches, and a timer tick that falls into one sample and not into the other.
  */
 void kst_loop_settle(const struct kst_loop *l, uint64_t expected);
 /* Accesses page number `i`. */

@@ -17,7 +17,8 @@
 #include <sys/mman.h>
 #include <unistd.h>
 
-static const struct path *const tables[] = { kst_access_paths, kst_call_paths, kst_uffd_paths, kst_swap_paths };
+static const struct path *const tables[] = { kst_access_paths, kst_call_paths, kst_uffd_paths, kst_swap_paths,
+					     kst_numa_paths };
 
 /* The range as the path wants to find it. */
 static int prepare(struct work *w)
@@ -58,7 +59,9 @@ static json_t *run_rounds(struct work *w)
 		begin = kst_ticks(l->tsc);
 		err = path->run(w);
 		end = kst_ticks(l->tsc);
-		kst_hist_add(l->hist, end - (*w->began ? *w->began : begin));
+		begin = w->stamps[0] ? w->stamps[0] : begin;
+		end = w->stamps[1] ? w->stamps[1] : end;
+		kst_hist_add(l->hist, end - begin);
 		if (err)
 			return kst_errno(err, path->name);
 		err = path->after ? path->after(w) : 0;
@@ -94,9 +97,9 @@ static json_t *map_memory(struct work *w)
 	w->bytes_len = len > 1UL << 20 ? len : 1UL << 20;
 	w->bytes = mmap(NULL, w->bytes_len, PROT_READ | PROT_WRITE, private | MAP_POPULATE, -1, 0);
 	w->elsewhere_room = mmap(NULL, len + KST_TABLE_SPAN, PROT_NONE, private | MAP_NORESERVE, -1, 0);
-	w->began = mmap(NULL, 4096, PROT_READ | PROT_WRITE, shared, -1, 0);
+	w->stamps = mmap(NULL, 4096, PROT_READ | PROT_WRITE, shared, -1, 0);
 	w->elsewhere = (char *)(((uintptr_t)w->elsewhere_room + KST_TABLE_SPAN - 1) & ~(KST_TABLE_SPAN - 1));
-	return w->bytes == MAP_FAILED || w->elsewhere_room == MAP_FAILED || w->began == MAP_FAILED ?
+	return w->bytes == MAP_FAILED || w->elsewhere_room == MAP_FAILED || w->stamps == MAP_FAILED ?
 		       kst_errno(ENOMEM, "mmap") :
 		       NULL;
 }
@@ -123,8 +126,8 @@ static void tear_down(struct work *w)
 		munmap(w->elsewhere_room, w->loop.mem.len + KST_TABLE_SPAN);
 	if (w->bytes != MAP_FAILED)
 		munmap(w->bytes, w->bytes_len);
-	if (w->began != MAP_FAILED)
-		munmap(w->began, 4096);
+	if (w->stamps != MAP_FAILED)
+		munmap(w->stamps, 4096);
 	kst_loop_free(&w->loop);
 }
 
@@ -141,7 +144,7 @@ static json_t *run_path(struct work *w)
 
 static json_t *op_path_cost(struct kst_subject *s, const json_t *args)
 {
-	struct work w = { .fd = -1, .elsewhere_room = MAP_FAILED, .bytes = MAP_FAILED, .began = MAP_FAILED };
+	struct work w = { .fd = -1, .elsewhere_room = MAP_FAILED, .bytes = MAP_FAILED, .stamps = MAP_FAILED };
 	bool tracked = json_object_get(args, "mode") != NULL;
 	json_t *reply = kst_loop_init(&w.loop, s, args, tracked);
 

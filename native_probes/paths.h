@@ -7,6 +7,9 @@
 
 #include <sys/types.h>
 
+#define KST_NUMA_SETTINGS 3
+#define KST_NUMA_TEXT 32
+
 struct work {
 	struct kst_loop loop;
 	const struct path *path;
@@ -19,8 +22,9 @@ struct work {
 	size_t bytes_len;
 	int fd;               /* the path's file of /proc/self */
 	pid_t child;
-	uint64_t *began;      /* shared with children; not 0: when the path began, if `run` cannot be its beginning */
+	uint64_t *stamps;     /* shared with children; not 0: when the path began and ended, where `run` is more than it */
 	bool own_swap;        /* swap was set up here */
+	char numa[KST_NUMA_SETTINGS][KST_NUMA_TEXT]; /* what they were; empty: not changed */
 };
 
 /* The clock runs during `run` and nothing else; each call gives 0 or an errno. */
@@ -46,7 +50,9 @@ extern const struct path kst_access_paths[]; /* paths_access.c: what a thread's 
 extern const struct path kst_call_paths[];   /* paths_calls.c: calls that know nothing of userfaultfd */
 extern const struct path kst_uffd_paths[];   /* paths_uffd.c: calls on a userfaultfd */
 extern const struct path kst_swap_paths[];   /* paths_swap.c: pages that come in from swap */
+extern const struct path kst_numa_paths[];   /* paths_numa.c: pages that NUMA balancing wants to hear of */
 
 int kst_path_register(struct work *w); /* the range, with WP or RWP */
+int kst_write_text(const char *path, const char *text); /* to a file of /proc or /sys; 0 or an errno */
 
 #endif

@@ -76,7 +76,7 @@ static void child_of_exit(struct work *w)
 			_exit(1);
 	}
 	kst_loop_settle(l, UINT64_MAX);
-	*w->began = kst_ticks(l->tsc);
+	w->stamps[0] = kst_ticks(l->tsc);
 	_exit(0);
 }
 

@@ -23,7 +23,7 @@
 #define SWAP_BYTES (64UL << 20)
 #define TRIES 16
 
-static int write_text(const char *path, const char *text)
+int kst_write_text(const char *path, const char *text)
 {
 	int fd = open(path, O_WRONLY | O_CLOEXEC);
 	int err = fd < 0 || write(fd, text, strlen(text)) < 0 ? errno : 0;
@@ -59,7 +59,7 @@ static json_t *open_swap(struct work *w)
 	if (!w->loop.tsc)
 		return kst_errno(EOPNOTSUPP, "no active swap");
 	snprintf(size, sizeof(size), "%lu", SWAP_BYTES);
-	err = write_text("/sys/block/zram0/disksize", size);
+	err = kst_write_text("/sys/block/zram0/disksize", size);
 	if (err)
 		return kst_errno(EOPNOTSUPP, "no active swap, and no zram device to make it of");
 	err = make_swap();
@@ -74,7 +74,7 @@ static void close_swap(struct work *w)
 	if (!w->own_swap)
 		return;
 	swapoff(DEVICE);
-	write_text("/sys/block/zram0/reset", "1");
+	kst_write_text("/sys/block/zram0/reset", "1");
 }
 
 /* Every word of every page is the page's number. */

@@ -153,7 +153,7 @@ def test_scan_of_no_pages_has_its_samples(send: Send, mode: str) -> None:
 
 
 KINDS_OF = {"copy": ["anon", "shmem"], "zeropage": ["anon", "shmem"], "continue": ["shmem"], "move": ["anon", "thp"]}
-PLAIN = ("read", "absent-write", "cow", "mremap", "exit", "gup", "swap-read")
+PLAIN = ("read", "absent-write", "cow", "mremap", "exit", "gup", "swap-read", "numa-hint")
 KINDS_OF |= {path: ["anon", "shmem", "thp"] for path in PLAIN}
 PROTECTED = ["write", "move", "exit", "mremap", "close-armed", "unregister-armed", "set-mode"]
 

@@ -96,7 +96,8 @@ class TerminalView:
             if not table.relative and not all(row.aside for row in table.rows):
                 self._table(_comparison_table(table))
         if aside := sum(row.aside for table in tables for row in table.rows):
-            self._line(Text(f"{aside} paths around a fault are in the report, and in kst history.", "dim"))
+            which = "path around a fault is" if aside == 1 else "paths around a fault are"
+            self._line(Text(f"{aside} {which} in the report, and in kst history.", "dim"))
         for falls in waterfall.build(records, manifest):
             self._table(_waterfall_table(falls))
         if any(table.relative for table in tables):

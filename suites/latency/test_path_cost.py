@@ -29,7 +29,14 @@ NEEDS = {"": (), "wp": ("wp", "wp_shmem", "wp_async"), "rwp": ("rwp", "rwp_async
 CALLS = dict.fromkeys(
     ["fork", "mprotect", "mremap", "munmap", "exit", "dontneed", "pagemap", "smaps", "gup"], KINDS
 ) | {"swap-read": SMALL, "swap-write": SMALL, "move": ("anon", "thp")}
-BYSTANDERS = {"read": KINDS, "absent-read": KINDS, "absent-write": KINDS, "cow": ("anon", "thp"), **CALLS}
+BYSTANDERS = (
+    CALLS
+    | dict.fromkeys(["read", "absent-read", "absent-write"], KINDS)
+    | {
+        "cow": ("anon", "thp"),
+        "numa-hint": (*SMALL, "thp"),
+    }
+)
 FILLS = {"copy": (*SMALL, "hugetlb"), "zeropage": SMALL, "continue": ("shmem", "hugetlb")}
 PROTECTED = CALLS | dict.fromkeys(["register", "unregister", "unregister-armed", "close-armed"], KINDS)
 CAPABILITIES = {
@@ -64,7 +71,7 @@ def _measure(subject: Subject, record_metric: Callable[..., None], row: Row) -> 
     try:
         found = subject.path_cost(path, kind=kind, pages=pages, rounds=rounds, clock="tsc", mode=mode, vmas=vmas)
     except KernelRefused as refused:
-        if refused.name == "EOPNOTSUPP" and path.startswith("swap"):
+        if refused.name == "EOPNOTSUPP" and path.startswith(("swap", "numa")):
             pytest.skip(str(refused))
         raise
     overhead = percentile(found.overhead.counts, 50)
