@@ -52,6 +52,24 @@ static int start_child(struct work *w)
 	return w->child < 0 ? errno : 0;
 }
 
+/* The clock runs while the child, which no userfaultfd knows of, reads what it got from us. */
+static int run_child_read(struct work *w)
+{
+	int status;
+
+	w->child = fork();
+	if (w->child == 0) {
+		kst_loop_settle(&w->loop, 0);
+		w->stamps[0] = kst_ticks(w->loop.tsc);
+		kst_mem_touch(&w->loop.mem, false);
+		w->stamps[1] = kst_ticks(w->loop.tsc);
+		_exit(0);
+	}
+	if (w->child < 0 || waitpid(w->child, &status, 0) != w->child)
+		return errno;
+	return status ? ECHILD : 0;
+}
+
 static int run_gup(struct work *w)
 {
 	struct iovec to = { w->bytes, w->loop.mem.len }, from = { w->loop.mem.addr, w->loop.mem.len };
@@ -68,6 +86,7 @@ const struct path kst_access_paths[] = {
 	{ .name = "absent-write", .run = run_write, .absent = true },
 	{ .name = "cow", .before = start_child, .run = run_write, .after = stop_child },
 	{ .name = "fork", .run = start_child, .after = stop_child },
+	{ .name = "child-read", .run = run_child_read },
 	{ .name = "gup", .run = run_gup },
 	{ .name = NULL },
 };

@@ -153,9 +153,9 @@ def test_scan_of_no_pages_has_its_samples(send: Send, mode: str) -> None:
 
 
 KINDS_OF = {"copy": ["anon", "shmem"], "zeropage": ["anon", "shmem"], "continue": ["shmem"], "move": ["anon", "thp"]}
-PLAIN = ("read", "absent-write", "cow", "mremap", "exit", "gup", "swap-read", "numa-hint")
+PLAIN = ("read", "child-read", "absent-write", "cow", "mremap", "exit", "gup", "swap-read", "numa-hint")
 KINDS_OF |= {path: ["anon", "shmem", "thp"] for path in PLAIN}
-PROTECTED = ["write", "move", "exit", "mremap", "close-armed", "unregister-armed", "set-mode"]
+PROTECTED = ["write", "child-read", "move", "exit", "mremap", "close-armed", "unregister-armed", "set-mode"]
 
 
 @pytest.mark.parametrize(("path", "kind"), [(path, kind) for path, kinds in KINDS_OF.items() for kind in kinds])

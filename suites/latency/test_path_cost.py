@@ -28,7 +28,7 @@ NEEDS = {"": (), "wp": ("wp", "wp_shmem", "wp_async"), "rwp": ("rwp", "rwp_async
 # Each path, and the kinds of memory that have it. Shared memory is not copied on write, hugetlb has no swap.
 CALLS = dict.fromkeys(
     ["fork", "mprotect", "mremap", "munmap", "exit", "dontneed", "pagemap", "smaps", "gup"], KINDS
-) | {"swap-read": SMALL, "swap-write": SMALL, "move": ("anon", "thp")}
+) | {"swap-read": SMALL, "swap-write": SMALL, "move": ("anon", "thp"), "child-read": (*SMALL, "thp")}
 BYSTANDERS = (
     CALLS
     | dict.fromkeys(["read", "absent-read", "absent-write"], KINDS)
