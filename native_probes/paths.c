@@ -149,6 +149,7 @@ static json_t *op_path_cost(struct kst_subject *s, const json_t *args)
 	json_t *reply = kst_loop_init(&w.loop, s, args, tracked);
 
 	w.tracked = tracked;
+	w.lie = tracked && kst_control(s, "drop_in_child");
 	if (!reply)
 		w.path = find_path(args, &reply);
 	if (!reply && w.path->tracked && !tracked)

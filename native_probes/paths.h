@@ -15,6 +15,7 @@ struct work {
 	const struct path *path;
 	bool tracked;         /* the range is protected when the clock starts: `mode` was given */
 	bool registered;
+	bool lie;             /* control drop_in_child */
 	uint64_t vmas;        /* how many mappings the range is cut into, where the path says so */
 	char *elsewhere;      /* an empty mapping of the range's length, at a page table's first entry */
 	char *elsewhere_room;
@@ -52,7 +53,9 @@ extern const struct path kst_uffd_paths[];   /* paths_uffd.c: calls on a userfau
 extern const struct path kst_swap_paths[];   /* paths_swap.c: pages that come in from swap */
 extern const struct path kst_numa_paths[];   /* paths_numa.c: pages that NUMA balancing wants to hear of */
 
+/* In a child, before it reads the clock: it does not have the page yet, and a stamp must not pay for that. */
+static inline void kst_path_touch_stamps(const struct work *w) { *(volatile uint64_t *)w->stamps = 0; }
+
 int kst_path_register(struct work *w); /* the range, with WP or RWP */
-int kst_write_text(const char *path, const char *text); /* to a file of /proc or /sys; 0 or an errno */
 
 #endif

@@ -59,6 +59,9 @@ static int run_child_read(struct work *w)
 
 	w->child = fork();
 	if (w->child == 0) {
+		if (w->lie)
+			kst_mem_unmap_pages(&w->loop.mem);
+		kst_path_touch_stamps(w);
 		kst_loop_settle(&w->loop, 0);
 		w->stamps[0] = kst_ticks(w->loop.tsc);
 		kst_mem_touch(&w->loop.mem, false);

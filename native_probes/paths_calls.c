@@ -75,6 +75,7 @@ static void child_of_exit(struct work *w)
 		    kst_track_protect(&l->track, l->mem.addr, l->mem.len, true))
 			_exit(1);
 	}
+	kst_path_touch_stamps(w);
 	kst_loop_settle(l, UINT64_MAX);
 	w->stamps[0] = kst_ticks(l->tsc);
 	_exit(0);

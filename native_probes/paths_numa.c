@@ -116,6 +116,7 @@ static void child(struct work *w)
 	kst_mem_touch(&l->mem, true);
 	if (!await_scan(l) || !real_time(true))
 		_exit(2);
+	kst_path_touch_stamps(w);
 	before = vmstat("numa_hint_faults");
 	kst_loop_settle(l, UINT64_MAX);
 	w->stamps[0] = kst_ticks(l->tsc);

@@ -23,16 +23,6 @@
 #define SWAP_BYTES (64UL << 20)
 #define TRIES 16
 
-int kst_write_text(const char *path, const char *text)
-{
-	int fd = open(path, O_WRONLY | O_CLOEXEC);
-	int err = fd < 0 || write(fd, text, strlen(text)) < 0 ? errno : 0;
-
-	if (fd >= 0)
-		close(fd);
-	return err;
-}
-
 /* The header of a swap area, version 1 (include/linux/swap.h, union swap_header). */
 static int make_swap(void)
 {

@@ -280,6 +280,16 @@ int kst_track_scan(const struct kst_track *t, const struct kst_mem *mem, int pag
 	return 0;
 }
 
+int kst_write_text(const char *path, const char *text)
+{
+	int fd = open(path, O_WRONLY | O_CLOEXEC);
+	int err = fd < 0 || write(fd, text, strlen(text)) < 0 ? errno : 0;
+
+	if (fd >= 0)
+		close(fd);
+	return err;
+}
+
 uint64_t kst_now_ns(void)
 {
 	struct timespec ts;

@@ -77,6 +77,7 @@ int kst_track_set_async(const struct kst_track *t, bool on); /* UFFDIO_SET_MODE:
  */
 int kst_track_scan(const struct kst_track *t, const struct kst_mem *mem, int pagemap, void *vec, size_t *n);
 
+int kst_write_text(const char *path, const char *text); /* to a file of /proc or /sys; 0 or an errno */
 uint64_t kst_now_ns(void); /* CLOCK_MONOTONIC */
 
 /* splitmix64 (Steele, Lea, Flood 2014): the next number of the sequence in *state. */

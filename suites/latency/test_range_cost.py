@@ -81,15 +81,15 @@ def _measure_protect(
 def _measure_scan(
     subject: Subject, record_metric: Callable[..., None], protection: str, kind: str, mode: str, state: str = "mixed"
 ) -> None:
-    pages = PAGES if kind in KINDS else HUGE_PAGES
+    pages, rounds = (PAGES, ROUNDS) if kind in KINDS else (HUGE_PAGES, 4)
     every = HOT[state]
     hot = 0 if every is None else max(pages // every, 1)
     found = subject.scan_cost(
-        mode=protection, kind=kind, pages=pages, hot=hot, rounds=ROUNDS, clock=CLOCKS[mode][0], absent=state == "empty"
+        mode=protection, kind=kind, pages=pages, hot=hot, rounds=rounds, clock=CLOCKS[mode][0], absent=state == "empty"
     )
     labels = {"path": "scan", "protection": protection, "kind": kind} | ({"of": state} if state != "mixed" else {})
     _record(record_metric, found.scan, found.overhead, mode, labels, pages)
-    assert samples(found.scan.counts) == ROUNDS
+    assert samples(found.scan.counts) == rounds
     if (protection, state) != ("wp", "empty"):
         assert found.accessed == hot
         assert found.regions == (min(hot, 1) if state == "hot" else hot)
