@@ -10,7 +10,7 @@
 static const char *const names[] = {
 	"skip_protect",	 "protect_one_more", "protect_one_less", "flip_write_flag", "wrong_address", "lose_wake",
 	"touch_neighbour", "corrupt",	     "corrupt_protect",	 "corrupt_evicted", "duplicate_event", "hide_accessed",
-	"drop_write",	 "break_log",
+	"drop_write",	 "break_log",	     "drop_in_child",
 	"swallow_errno",	 "partial",	     "wrong_mask",	 "invert_marker",   "wrong_category", "stale_tables",
 };
 

@@ -3,6 +3,7 @@
 #define _GNU_SOURCE
 #include "hist.h"
 
+#include <stdlib.h>
 #include <string.h>
 #include <sys/mman.h>
 
@@ -13,6 +14,7 @@
 
 struct kst_hist {
 	uint64_t counts[BUCKETS];
+	uint64_t kept, raw[KST_HIST_KEPT]; /* the first samples as they are */
 };
 
 struct kst_hist *kst_hist_new(void)
@@ -32,13 +34,15 @@ void kst_hist_free(struct kst_hist *h)
 
 void kst_hist_clear(struct kst_hist *h)
 {
-	memset(h->counts, 0, sizeof(h->counts));
+	memset(h, 0, sizeof(*h));
 }
 
 void kst_hist_add(struct kst_hist *h, uint64_t ticks)
 {
 	unsigned int octave;
 
+	if (h->kept < KST_HIST_KEPT)
+		h->raw[h->kept++] = ticks;
 	if (ticks < 1U << EXACT_BITS) {
 		h->counts[ticks]++;
 		return;
@@ -62,13 +66,43 @@ static uint64_t bucket_value(unsigned int bucket)
 	return ((uint64_t)(HALF + above % HALF) << shift) + (1ULL << (shift - 1));
 }
 
+static int ascending(const void *a, const void *b)
+{
+	uint64_t x = *(const uint64_t *)a, y = *(const uint64_t *)b;
+
+	return x < y ? -1 : x > y;
+}
+
+static void append(json_t *counts, uint64_t value, uint64_t count)
+{
+	json_array_append_new(counts, json_pack("[I,I]", (json_int_t)value, (json_int_t)count));
+}
+
+static void append_raw(json_t *counts, const struct kst_hist *h)
+{
+	uint64_t sorted[KST_HIST_KEPT], same;
+
+	memcpy(sorted, h->raw, sizeof(sorted));
+	qsort(sorted, h->kept, sizeof(*sorted), ascending);
+	for (uint64_t i = 0; i < h->kept; i += same) {
+		for (same = 1; i + same < h->kept && sorted[i + same] == sorted[i];)
+			same++;
+		append(counts, sorted[i], same);
+	}
+}
+
 json_t *kst_hist_json(const struct kst_hist *h)
 {
 	json_t *counts = json_array();
+	uint64_t samples = 0;
 
 	for (unsigned int i = 0; i < BUCKETS; i++)
-		if (h->counts[i])
-			json_array_append_new(counts, json_pack("[I,I]", (json_int_t)bucket_value(i),
-								(json_int_t)h->counts[i]));
+		samples += h->counts[i];
+	if (samples == h->kept)
+		append_raw(counts, h);
+	else
+		for (unsigned int i = 0; i < BUCKETS; i++)
+			if (h->counts[i])
+				append(counts, bucket_value(i), h->counts[i]);
 	return json_pack("{s:s, s:o}", "unit", "ticks", "counts", counts);
 }

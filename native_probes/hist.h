@@ -2,16 +2,18 @@
 /*
  * hist.h - log-linear histogram of ticks.
  *
- * Every value below 2^12 has a bucket of its own; above, each octave has 2048
- * buckets and a value is reported as the middle of its bucket, so it is off by
- * less than 1/2048. Values of 2^40 and more are counted in the last bucket; so there are
- * fewer than 2^16 buckets, and a reply stays far below its bound.
+ * Up to KST_HIST_KEPT samples are told as they are: one instruction more is seen in a call of a million. Of more samples
+ * every value below 2^12 has a bucket of its own; above, each octave has 2048 buckets and a value is told as the
+ * middle of its bucket, so it is off by less than 1/2048. Values of 2^40 and more are counted in the last bucket; so
+ * there are fewer than 2^16 buckets, and a reply stays far below its bound.
  */
 #ifndef KST_HIST_H
 #define KST_HIST_H
 
 #include <jansson.h>
 #include <stdint.h>
+
+#define KST_HIST_KEPT 1024
 
 struct kst_hist;
 

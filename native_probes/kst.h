@@ -66,6 +66,7 @@ extern const struct kst_op kst_pagemap_ops[];  /* pagemap.c: pagemap entries and
 extern const struct kst_op kst_latency_ops[];  /* latency.c: fault_latency, protect_cost, scan_cost */
 extern const struct kst_op kst_node_ops[];     /* nodes.c: move_pages, swap_cycle */
 extern const struct kst_op kst_path_ops[];     /* paths.c: path_cost */
+extern const struct kst_op kst_waterfall_ops[]; /* waterfall.c: where a sync fault spends what it costs */
 extern const struct kst_op kst_vcpu_ops[];     /* vcpu_ops.c: what KVM knows of a vCPU's memory */
 extern const struct kst_op kst_evict_ops[];    /* evict.c: eviction against racing writers */
 extern const struct kst_op kst_access_ops[];   /* kernel_access.c: accesses by the kernel */

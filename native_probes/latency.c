@@ -4,7 +4,7 @@
  *
  * Claims measured (Documentation/admin-guide/mm/userfaultfd.rst, "Write Protect Notifications" and "Read-Write
  * Protection"; there is no figure for them in the kernel tree):
- *   fault_latency  one access to a protected page: resolved by the kernel (async) or by a handler thread (sync)
+ *   fault_latency  one access that is a fault: resolved by the kernel (async) or by a handler thread (sync)
  *   protect_cost   one UFFDIO_RWPROTECT or UFFDIO_WRITEPROTECT over a whole range, and its undoing
  *   scan_cost      one PAGEMAP_SCAN over a range of which some pages are hot
  *
@@ -13,101 +13,39 @@
  * kernel always gives the same numbers.
  */
 #define _GNU_SOURCE
-#include "hist.h"
-#include "loop.h"
+#include "traps.h"
 #include "uapi.h"
-#include "workload.h"
 
 #include <errno.h>
 #include <fcntl.h>
-#include <poll.h>
-#include <stdatomic.h>
 #include <stdlib.h>
-#include <sys/eventfd.h>
 #include <sys/ioctl.h>
-#include <sys/mman.h>
 #include <unistd.h>
 
-/* The thread that resolves sync faults, each with one ioctl for its page. */
-struct handler {
-	const struct kst_loop *loop;
-	pthread_t thread;
-	int stop;
-	atomic_ullong faults;
-	atomic_int err;
-};
-
-static void *handle_faults(void *arg)
+static int serve(struct kst_handler *h)
 {
-	struct handler *h = arg;
-	const struct kst_loop *l = h->loop;
-	struct pollfd fds[] = { { .fd = l->track.uffd, .events = POLLIN }, { .fd = h->stop, .events = POLLIN } };
-	struct uffdio_range whole = { .start = (uintptr_t)l->mem.addr, .len = l->mem.len };
-	struct uffd_msg msg;
+	char *page;
+	int err = kst_trap_read(h->loop, &page);
 
-	for (;;) {
-		int err = 0;
-
-		if (poll(fds, 2, -1) < 0 && errno != EINTR)
-			err = errno;
-		if (fds[1].revents)
-			return NULL;
-		if (!err) {
-			ssize_t got = read(l->track.uffd, &msg, sizeof(msg));
-
-			if (got < 0 && errno == EAGAIN)
-				continue;
-			if (got != sizeof(msg) || msg.event != UFFD_EVENT_PAGEFAULT) {
-				err = EPROTO;
-			} else {
-				uintptr_t page = msg.arg.pagefault.address & ~(l->mem.page_size - 1);
-
-				atomic_fetch_add(&h->faults, 1);
-				err = kst_track_protect(&l->track, (void *)page, l->mem.page_size, false);
-			}
-		}
-		if (err) { /* free the accessing thread, which then reports the error */
-			atomic_store(&h->err, err);
-			ioctl(l->track.uffd, UFFDIO_UNREGISTER, &whole);
-			return NULL;
-		}
-	}
+	if (err)
+		return err;
+	h->faults++;
+	return h->trap->resolve(h->loop, page, true);
 }
 
-static json_t *handler_start(struct handler *h, const struct kst_loop *l)
+static json_t *run_fault_latency(struct kst_loop *l, const struct kst_trap *trap, bool async)
 {
-	int err;
-
-	h->loop = l;
-	h->stop = eventfd(0, EFD_CLOEXEC);
-	if (h->stop < 0)
-		return kst_errno(errno, "eventfd");
-	err = pthread_create(&h->thread, NULL, handle_faults, h);
-	if (!err)
-		return NULL;
-	close(h->stop);
-	return kst_errno(err, "pthread_create");
-}
-
-static json_t *handler_end(struct handler *h)
-{
-	eventfd_write(h->stop, 1);
-	pthread_join(h->thread, NULL);
-	close(h->stop);
-	return h->err ? kst_errno(h->err, "the fault handler") : NULL;
-}
-
-static json_t *run_fault_latency(struct kst_loop *l, bool async)
-{
-	struct handler handler = { 0 };
+	struct kst_handler handler = { .loop = l, .trap = trap, .serve = serve };
 	uint64_t warm_up = 0;
-	json_t *reply = kst_loop_track(l, async), *result;
+	json_t *reply = kst_trap_open(trap, l, async), *result;
 	int err = 0;
 
 	if (!reply && !async)
-		reply = handler_start(&handler, l);
-	for (uint64_t round = 0; !reply && !err && round <= l->rounds; round++) {
-		err = kst_track_protect(&l->track, l->mem.addr, l->mem.len, true);
+		reply = kst_handler_start(&handler);
+	if (reply)
+		return reply;
+	for (uint64_t round = 0; !err && round <= l->rounds; round++) {
+		err = trap->arm(l);
 		if (!err && !handler.err)
 			kst_loop_touch(l, l->hist);
 		if (round == 0) { /* the first round only warms up */
@@ -115,12 +53,12 @@ static json_t *run_fault_latency(struct kst_loop *l, bool async)
 			warm_up = handler.faults;
 		}
 	}
-	if (!reply && !async)
-		reply = handler_end(&handler);
+	if (!async)
+		reply = kst_handler_end(&handler);
 	if (reply)
 		return reply;
 	if (err)
-		return kst_errno(err, "protecting the range");
+		return kst_errno(err, "making the pages trap");
 	result = kst_loop_reply("histogram", l);
 	json_object_set_new(result, "faults", json_integer((json_int_t)(handler.faults - warm_up)));
 	return kst_ok(result);
@@ -128,14 +66,17 @@ static json_t *run_fault_latency(struct kst_loop *l, bool async)
 
 static json_t *op_fault_latency(struct kst_subject *s, const json_t *args)
 {
+	const struct kst_trap *trap = NULL;
 	struct kst_loop l;
 	bool async = false;
-	json_t *reply = kst_loop_init(&l, s, args, true);
+	json_t *reply = kst_loop_init(&l, s, args, false);
 
 	if (!reply && !json_object_get(args, "access"))
-		reply = kst_error("access: missing, must be read or write");
-	if (!reply && kst_arg_bool_or(args, "async", false, &async, &reply))
-		reply = run_fault_latency(&l, async);
+		reply = kst_error("access: missing, must be read, write or gup");
+	if (!reply)
+		trap = kst_trap_find(args, &reply);
+	if (trap && kst_arg_bool_or(args, "async", false, &async, &reply))
+		reply = run_fault_latency(&l, trap, async);
 	kst_loop_free(&l);
 	return reply;
 }
@@ -178,18 +119,20 @@ static json_t *op_protect_cost(struct kst_subject *s, const json_t *args)
 	return reply;
 }
 
-static json_t *run_scan_cost(struct kst_loop *l, uint64_t hot, int pagemap, struct page_region *vec)
+static json_t *run_scan_cost(struct kst_loop *l, uint64_t hot, bool absent, int pagemap, struct page_region *vec)
 {
 	uint64_t accessed = 0;
 	size_t regions = 0;
 	json_t *result;
 
 	for (uint64_t round = 0; round <= l->rounds; round++) {
-		int err = kst_track_protect(&l->track, l->mem.addr, l->mem.len, true);
+		int err = absent ? kst_mem_drop(&l->mem) : l->mem.thp ? kst_mem_renew(&l->mem) : 0;
 		uint64_t begin;
 
+		if (!err && !absent)
+			err = kst_track_protect(&l->track, l->mem.addr, l->mem.len, true);
 		if (err)
-			return kst_errno(err, "protecting the range");
+			return kst_errno(err, "protecting or emptying the range");
 		for (uint64_t i = 0; i < hot; i++) /* spread evenly */
 			*(volatile uint64_t *)(l->mem.addr + i * l->mem.pages / hot * l->mem.page_size) = round;
 		begin = kst_ticks(l->tsc);
@@ -215,9 +158,11 @@ static json_t *op_scan_cost(struct kst_subject *s, const json_t *args)
 	struct page_region *vec = NULL;
 	int pagemap = -1;
 	uint64_t hot = 0;
+	bool absent = false;
 
-	if (!reply && kst_arg_u64(args, "hot", &hot, &reply) && hot > l.mem.pages)
-		reply = kst_error("hot: must be at most pages");
+	if (!reply && kst_arg_u64(args, "hot", &hot, &reply) && kst_arg_bool_or(args, "absent", false, &absent, &reply) &&
+	    hot > (absent ? 0 : l.mem.pages))
+		reply = kst_error(absent ? "hot: no page is hot where none is" : "hot: must be at most pages");
 	if (!reply) {
 		vec = calloc(l.mem.pages, sizeof(*vec));
 		pagemap = open("/proc/self/pagemap", O_RDONLY | O_CLOEXEC);
@@ -226,7 +171,7 @@ static json_t *op_scan_cost(struct kst_subject *s, const json_t *args)
 	if (!reply)
 		reply = kst_loop_track(&l, true);
 	if (!reply)
-		reply = run_scan_cost(&l, hot, pagemap, vec);
+		reply = run_scan_cost(&l, hot, absent, pagemap, vec);
 	if (pagemap >= 0)
 		close(pagemap);
 	free(vec);

@@ -2,22 +2,35 @@
 /* loop.c - what the loops that measure a cost have in common: arguments, memory, histograms, a quiet CPU. */
 #define _GNU_SOURCE
 #include "loop.h"
+#include "uapi.h"
 
 #include <errno.h>
 #include <pthread.h>
 #include <sched.h>
+#include <string.h>
+#include <sys/mman.h>
+#include <sys/uio.h>
 #include <unistd.h>
+
+void kst_loop_access(const struct kst_loop *l, uint64_t i)
+{
+	char *page = l->mem.addr + i * l->mem.page_size;
+	struct iovec to = { l->source, sizeof(uint64_t) }, from = { page, sizeof(uint64_t) };
+
+	if (l->access == KST_GUP)
+		process_vm_readv(getpid(), &to, 1, &from, 1, 0);
+	else if (l->access == KST_WRITE)
+		*(volatile uint64_t *)page = i + 1;
+	else
+		(void)*(volatile uint64_t *)page;
+}
 
 void kst_loop_touch(const struct kst_loop *l, struct kst_hist *hist)
 {
 	for (uint64_t i = 0; i < l->mem.pages; i++) {
-		volatile uint64_t *word = (volatile uint64_t *)(l->mem.addr + i * l->mem.page_size);
 		uint64_t begin = kst_ticks(l->tsc);
 
-		if (l->write)
-			*word = i + 1;
-		else
-			(void)*word;
+		kst_loop_access(l, i);
 		kst_hist_add(hist, kst_ticks(l->tsc) - begin);
 	}
 }
@@ -46,15 +59,87 @@ static void run_alone(struct kst_loop *l, bool on)
 		l->alone = on;
 }
 
+/* Pages on their way to the LRU lists go in batches, and who fills a batch pays for all of it: begin with an empty one. */
+static void drain_lru(const struct kst_loop *l)
+{
+	madvise(l->mem.room, 4096, MADV_COLD); /* there is no page; mm/madvise.c drains first, whatever it then finds */
+}
+
+/* Two readings of the clock take longer than this only if an interrupt came between them. */
+#define INTERRUPT 500
+/* Instructions, or nanoseconds of a guest that counts them: a timer tick comes more often than this. */
+#define TICK_APART 20000000
+/* Shorter samples are hit by one so seldom that their median is not. */
+#define LONG 100000
+
+/* Returns when the timer tick has just been: the next is as far away as can be, and a long sample always has as many. */
+static void await_tick(const struct kst_loop *l)
+{
+	uint64_t first = kst_ticks(l->tsc), last = first, now;
+
+	for (; last - first < TICK_APART; last = now) {
+		now = kst_ticks(l->tsc);
+		if (now - last > INTERRUPT)
+			return;
+	}
+}
+
+/*
+ * Lets the CPU be idle for some ticks: what the kernel put off (RCU callbacks, kworkers) is done then, and not in a
+ * sample. Where instructions are counted an idle CPU's time passes at once.
+ */
+static void let_be_idle(void)
+{
+	struct timespec some = { .tv_nsec = TICK_APART };
+
+	clock_nanosleep(CLOCK_MONOTONIC, 0, &some, NULL);
+}
+
+/* Counters of pages are kept per CPU up to a threshold, and who comes to it pays for adding them up: from naught. */
+static void fold_counters(void)
+{
+	kst_write_text("/proc/sys/vm/stat_refresh", "1"); /* only root may; without it a few instructions more or less */
+}
+
+void kst_loop_settle(const struct kst_loop *l, uint64_t expected)
+{
+	drain_lru(l);
+	if (!l->tsc)
+		return;
+	let_be_idle();
+	fold_counters();
+	if (expected > LONG)
+		await_tick(l);
+}
+
 void kst_loop_free(struct kst_loop *l)
 {
 	run_alone(l, false);
 	if (l->track.uffd >= 0)
 		close(l->track.uffd);
+	if (l->source != MAP_FAILED)
+		munmap(l->source, l->mem.page_size);
 	kst_mem_unmap(&l->mem);
 	kst_hist_free(l->hist);
 	kst_hist_free(l->second);
 	kst_hist_free(l->overhead);
+}
+
+static json_t *access_of(struct kst_loop *l, const json_t *args)
+{
+	static const char *const names[] = { [KST_READ] = "read", [KST_WRITE] = "write", [KST_GUP] = "gup" };
+	const char *name = "read";
+	json_t *reply = NULL;
+
+	if (!kst_arg_str_or(args, "access", "read", &name, &reply))
+		return reply;
+	for (size_t i = 0; i < sizeof(names) / sizeof(names[0]); i++) {
+		if (!strcmp(names[i], name)) {
+			l->access = i;
+			return NULL;
+		}
+	}
+	return kst_error("access: must be read, write or gup");
 }
 
 json_t *kst_loop_init(struct kst_loop *l, const struct kst_subject *s, const json_t *args, bool tracked)
@@ -63,7 +148,7 @@ json_t *kst_loop_init(struct kst_loop *l, const struct kst_subject *s, const jso
 	const char *kind;
 	uint64_t pages;
 
-	*l = (struct kst_loop){ .track = { .uffd = -1, .lie = kst_control(s, "skip_protect") } };
+	*l = (struct kst_loop){ .source = MAP_FAILED, .track = { .uffd = -1, .lie = kst_control(s, "skip_protect") } };
 	if (!kst_loop_size(args, &pages, &l->rounds, &reply) || !kst_arg_str(args, "kind", &kind, &reply) ||
 	    (tracked && !kst_arg_either(args, "mode", "wp", "rwp", &l->track.rwp, &reply)) ||
 	    !kst_arg_either(args, "clock", "mono", "tsc", &l->tsc, &reply))
@@ -72,11 +157,14 @@ json_t *kst_loop_init(struct kst_loop *l, const struct kst_subject *s, const jso
 	if (l->tsc)
 		return kst_error("clock: tsc is x86 only, use mono");
 #endif
-	if (json_object_get(args, "access") && !kst_arg_either(args, "access", "read", "write", &l->write, &reply))
-		return reply;
-	reply = kst_mem_map(&l->mem, kind, pages);
+	reply = access_of(l, args);
+	if (!reply)
+		reply = kst_mem_map(&l->mem, kind, pages);
 	if (reply)
 		return reply;
+	l->source = mmap(NULL, l->mem.page_size, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_POPULATE, -1, 0);
+	if (l->source == MAP_FAILED)
+		return kst_errno(errno, "mmap");
 	l->hist = kst_hist_new();
 	l->second = kst_hist_new();
 	l->overhead = kst_hist_new();

@@ -2,216 +2,41 @@
 /*
  * paths.c - what one call, or one access a page, costs on the paths beside the trapped access itself.
  *
- * Without `mode` no userfaultfd is there: the price that a kernel's users pay who never asked for one. With `mode` the
- * range is registered and protected when the clock starts; async, so that whatever
- * touches it goes on by itself. A path has one thread, so on one vCPU under QEMU -icount the same kernel gives the same
- * number (docs/latency.md). One round is run unmeasured.
+ * Without `mode` the range is not protected: the price that a kernel's users pay who never asked for it. With `mode` it
+ * is registered and protected when the clock starts; async, so that whatever touches it goes on by itself. A path has
+ * one thread, so on one vCPU under QEMU -icount the same kernel gives the same number (docs/latency.md). One round is
+ * run unmeasured.
  */
 #define _GNU_SOURCE
-#include "loop.h"
+#include "paths.h"
 #include "uapi.h"
 
 #include <errno.h>
 #include <fcntl.h>
-#include <signal.h>
-#include <stdlib.h>
 #include <string.h>
-#include <sys/ioctl.h>
 #include <sys/mman.h>
-#include <sys/uio.h>
-#include <sys/wait.h>
 #include <unistd.h>
 
-struct work {
-	struct kst_loop loop;
-	const struct path *path;
-	bool tracked, registered;
-	char *elsewhere; /* an empty mapping of the range's length */
-	char *bytes;     /* as much ordinary memory */
-	int fd;          /* the path's file of /proc/self */
-	pid_t child;
-};
-
-/* The clock runs during `run` and nothing else; each gives 0 or an errno. */
-struct path {
-	const char *name;
-	const char *file;         /* opened as `fd` */
-	int (*before)(struct work *w);
-	int (*run)(struct work *w);
-	int (*after)(struct work *w);
-	bool tracked;  /* needs `mode` */
-	bool absent;   /* the pages are unmapped when the clock starts: anon has none then, shmem keeps its own */
-	bool unmapped; /* the mapping is made anew for each round */
-	bool fresh;    /* not registered yet */
-};
-
-static int touch(const struct kst_mem *mem, bool write)
-{
-	for (uint64_t i = 0; i < mem->pages; i++) {
-		volatile uint64_t *word = (volatile uint64_t *)(mem->addr + i * mem->page_size);
-
-		if (write)
-			*word = i + 1;
-		else
-			(void)*word;
-	}
-	return 0;
-}
-
-static int run_read(struct work *w) { return touch(&w->loop.mem, false); }
-static int run_write(struct work *w) { return touch(&w->loop.mem, true); }
-
-/* Two instructions a turn and nothing else: what a clock that counts instructions must show, see docs/latency.md. */
-static int run_spin(struct work *w)
-{
-	(void)w;
-#ifdef __x86_64__
-	uint64_t turns = 1000; /* few: up to 4,096 ticks a histogram is exact */
-
-	__asm__ volatile("1: dec %0\n\tjnz 1b" : "+r"(turns) : : "cc");
-#endif
-	return 0;
-}
-
-static int stop_child(struct work *w)
-{
-	if (w->child <= 0)
-		return 0;
-	kill(w->child, SIGKILL);
-	return waitpid(w->child, NULL, 0) == w->child ? 0 : errno;
-}
-
-/* The child shares the pages and sleeps; it is killed after the round. */
-static int start_child(struct work *w)
-{
-	w->child = fork();
-	if (w->child == 0) {
-		for (;;)
-			pause();
-	}
-	return w->child < 0 ? errno : 0;
-}
-
-static int run_mprotect(struct work *w)
-{
-	return mprotect(w->loop.mem.addr, w->loop.mem.len, PROT_READ) ? errno : 0;
-}
-
-static int make_writable(struct work *w)
-{
-	return mprotect(w->loop.mem.addr, w->loop.mem.len, PROT_READ | PROT_WRITE) ? errno : 0;
-}
-
-static int run_munmap(struct work *w) { return munmap(w->loop.mem.addr, w->loop.mem.len) ? errno : 0; }
-
-static int run_mremap(struct work *w)
-{
-	const struct kst_mem *mem = &w->loop.mem;
-	void *to = mremap(mem->addr, mem->len, mem->len, MREMAP_MAYMOVE | MREMAP_FIXED, w->elsewhere);
-
-	return to == MAP_FAILED ? errno : 0;
-}
-
-/* `elsewhere` holds the range now: an empty mapping again. */
-static int empty_elsewhere(struct work *w)
-{
-	int flags = MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE | MAP_FIXED;
-
-	return mmap(w->elsewhere, w->loop.mem.len, PROT_NONE, flags, -1, 0) == MAP_FAILED ? errno : 0;
-}
-
-static int run_dontneed(struct work *w)
-{
-	return madvise(w->loop.mem.addr, w->loop.mem.len, MADV_DONTNEED) ? errno : 0;
-}
-
-static int run_pagemap(struct work *w)
-{
-	const struct kst_mem *mem = &w->loop.mem;
-	size_t want = mem->len / 4096 * sizeof(uint64_t);
-	ssize_t got = pread(w->fd, w->bytes, want, (off_t)((uintptr_t)mem->addr / 4096 * sizeof(uint64_t)));
-
-	return got < 0 ? errno : (size_t)got == want ? 0 : EIO;
-}
-
-static int run_smaps(struct work *w)
-{
-	ssize_t got;
-
-	if (lseek(w->fd, 0, SEEK_SET))
-		return errno;
-	do
-		got = read(w->fd, w->bytes, w->loop.mem.len);
-	while (got > 0);
-	return got < 0 ? errno : 0;
-}
-
-static int run_gup(struct work *w)
-{
-	struct iovec to = { w->bytes, w->loop.mem.len }, from = { w->loop.mem.addr, w->loop.mem.len };
-	ssize_t got = process_vm_readv(getpid(), &to, 1, &from, 1, 0);
-
-	return got < 0 ? errno : (size_t)got == from.iov_len ? 0 : EIO;
-}
-
-static int run_register(struct work *w) { return kst_track_register(&w->loop.track, &w->loop.mem, 0); }
-
-static int run_unregister(struct work *w)
-{
-	struct uffdio_range range = { .start = (uintptr_t)w->loop.mem.addr, .len = w->loop.mem.len };
-
-	return ioctl(w->loop.track.uffd, UFFDIO_UNREGISTER, &range) ? errno : 0;
-}
-
-static int run_set_mode(struct work *w) { return kst_track_set_async(&w->loop.track, false); }
-static int set_async(struct work *w) { return kst_track_set_async(&w->loop.track, true); }
-
-static const struct path paths[] = {
-	{ .name = "spin", .run = run_spin },
-	{ .name = "read", .run = run_read },
-	{ .name = "write", .run = run_write },
-	{ .name = "absent-read", .run = run_read, .absent = true },
-	{ .name = "absent-write", .run = run_write, .absent = true },
-	{ .name = "cow", .before = start_child, .run = run_write, .after = stop_child },
-	{ .name = "fork", .run = start_child, .after = stop_child },
-	{ .name = "mprotect", .run = run_mprotect, .after = make_writable },
-	{ .name = "mremap", .run = run_mremap, .after = empty_elsewhere, .unmapped = true },
-	{ .name = "munmap", .run = run_munmap, .unmapped = true },
-	{ .name = "dontneed", .run = run_dontneed },
-	{ .name = "pagemap", .file = "/proc/self/pagemap", .run = run_pagemap },
-	{ .name = "smaps", .file = "/proc/self/smaps", .run = run_smaps },
-	{ .name = "gup", .run = run_gup },
-	{ .name = "register", .run = run_register, .after = run_unregister, .tracked = true, .fresh = true },
-	{ .name = "unregister", .before = run_register, .run = run_unregister, .tracked = true, .fresh = true },
-	{ .name = "unregister-armed", .run = run_unregister, .tracked = true, .unmapped = true },
-	{ .name = "set-mode", .run = run_set_mode, .after = set_async, .tracked = true },
-};
-
-static int map_anew(struct work *w)
-{
-	struct kst_mem *mem = &w->loop.mem;
-	int flags = MAP_FIXED | (mem->fd < 0 ? MAP_PRIVATE | MAP_ANONYMOUS : MAP_SHARED);
-
-	if (mmap(mem->addr, mem->len, PROT_READ | PROT_WRITE, flags, mem->fd, 0) == MAP_FAILED)
-		return errno;
-	madvise(mem->addr, mem->len, MADV_NOHUGEPAGE);
-	w->registered = false;
-	return 0;
-}
+static const struct path *const tables[] = { kst_access_paths, kst_call_paths, kst_uffd_paths, kst_swap_paths,
+					     kst_numa_paths };
 
 /* The range as the path wants to find it. */
 static int prepare(struct work *w)
 {
 	const struct path *path = w->path;
 	struct kst_loop *l = &w->loop;
-	int err = path->unmapped ? map_anew(w) : 0;
+	int err = 0;
 
-	if (!err)
-		touch(&l->mem, true);
+	if (path->unmapped)
+		err = kst_mem_map_at(&l->mem, l->mem.addr);
+	if (path->unmapped || path->gone)
+		w->registered = false;
+	if (!err && !path->fill)
+		err = kst_mem_renew(&l->mem);
 	if (!err && path->absent)
-		err = run_dontneed(w);
+		err = kst_mem_unmap_pages(&l->mem);
 	if (!err && w->tracked && !path->fresh && !w->registered) {
-		err = run_register(w);
+		err = kst_path_register(w);
 		w->registered = !err;
 	}
 	if (!err && w->registered)
@@ -223,20 +48,24 @@ static json_t *run_rounds(struct work *w)
 {
 	const struct path *path = w->path;
 	struct kst_loop *l = &w->loop;
+	uint64_t begin = 0, end = 0;
 
 	for (uint64_t round = 0; round <= l->rounds; round++) {
 		int err = prepare(w);
-		uint64_t begin;
 
 		if (err)
 			return kst_errno(err, "before the path");
+		kst_loop_settle(l, end - begin);
 		begin = kst_ticks(l->tsc);
 		err = path->run(w);
-		kst_hist_add(l->hist, kst_ticks(l->tsc) - begin);
+		end = kst_ticks(l->tsc);
+		begin = w->stamps[0] ? w->stamps[0] : begin;
+		end = w->stamps[1] ? w->stamps[1] : end;
+		kst_hist_add(l->hist, end - begin);
 		if (err)
 			return kst_errno(err, path->name);
 		err = path->after ? path->after(w) : 0;
-		if (!err && w->registered && !path->unmapped)
+		if (!err && w->registered && !path->unmapped && !path->gone)
 			err = kst_track_protect(&l->track, l->mem.addr, l->mem.len, false);
 		if (err)
 			return kst_errno(err, "after the path");
@@ -252,53 +81,86 @@ static const struct path *find_path(const json_t *args, json_t **reply)
 
 	if (!kst_arg_str(args, "path", &name, reply))
 		return NULL;
-	for (size_t i = 0; i < sizeof(paths) / sizeof(paths[0]); i++)
-		if (!strcmp(paths[i].name, name))
-			return &paths[i];
+	for (size_t i = 0; i < sizeof(tables) / sizeof(tables[0]); i++)
+		for (const struct path *path = tables[i]; path->name; path++)
+			if (!strcmp(path->name, name))
+				return path;
 	*reply = kst_error("path: there is no %s", name);
 	return NULL;
 }
 
-static json_t *set_up(struct work *w)
+static json_t *map_memory(struct work *w)
 {
 	size_t len = w->loop.mem.len;
+	int shared = MAP_SHARED | MAP_ANONYMOUS | MAP_POPULATE, private = MAP_PRIVATE | MAP_ANONYMOUS;
 
-	w->elsewhere = mmap(NULL, len, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
-	w->bytes = mmap(NULL, len, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_POPULATE, -1, 0);
-	if (w->elsewhere == MAP_FAILED || w->bytes == MAP_FAILED)
-		return kst_errno(errno, "mmap");
-	if (w->path->file) {
+	w->bytes_len = len > 1UL << 20 ? len : 1UL << 20;
+	w->bytes = mmap(NULL, w->bytes_len, PROT_READ | PROT_WRITE, private | MAP_POPULATE, -1, 0);
+	w->elsewhere_room = mmap(NULL, len + KST_TABLE_SPAN, PROT_NONE, private | MAP_NORESERVE, -1, 0);
+	w->stamps = mmap(NULL, 4096, PROT_READ | PROT_WRITE, shared, -1, 0);
+	w->elsewhere = (char *)(((uintptr_t)w->elsewhere_room + KST_TABLE_SPAN - 1) & ~(KST_TABLE_SPAN - 1));
+	return w->bytes == MAP_FAILED || w->elsewhere_room == MAP_FAILED || w->stamps == MAP_FAILED ?
+		       kst_errno(ENOMEM, "mmap") :
+		       NULL;
+}
+
+static json_t *set_up(struct work *w)
+{
+	json_t *reply = map_memory(w);
+
+	if (!reply && w->path->file) {
 		w->fd = open(w->path->file, O_RDONLY | O_CLOEXEC);
 		if (w->fd < 0)
-			return kst_errno(errno, w->path->file);
+			reply = kst_errno(errno, w->path->file);
 	}
-	return w->tracked ? kst_track_open(&w->loop.track, w->loop.track.rwp, true, 0) : NULL;
+	if (!reply && w->tracked)
+		reply = kst_track_open(&w->loop.track, w->loop.track.rwp, true, 0);
+	return reply;
+}
+
+static void tear_down(struct work *w)
+{
+	if (w->fd >= 0)
+		close(w->fd);
+	if (w->elsewhere_room != MAP_FAILED)
+		munmap(w->elsewhere_room, w->loop.mem.len + KST_TABLE_SPAN);
+	if (w->bytes != MAP_FAILED)
+		munmap(w->bytes, w->bytes_len);
+	if (w->stamps != MAP_FAILED)
+		munmap(w->stamps, 4096);
+	kst_loop_free(&w->loop);
+}
+
+static json_t *run_path(struct work *w)
+{
+	json_t *reply = w->path->open ? w->path->open(w) : NULL;
+
+	if (!reply)
+		reply = run_rounds(w);
+	if (w->path->close)
+		w->path->close(w);
+	return reply ? reply : kst_ok(kst_loop_reply("histogram", &w->loop));
 }
 
 static json_t *op_path_cost(struct kst_subject *s, const json_t *args)
 {
-	struct work w = { .fd = -1, .elsewhere = MAP_FAILED, .bytes = MAP_FAILED };
+	struct work w = { .fd = -1, .elsewhere_room = MAP_FAILED, .bytes = MAP_FAILED, .stamps = MAP_FAILED };
 	bool tracked = json_object_get(args, "mode") != NULL;
 	json_t *reply = kst_loop_init(&w.loop, s, args, tracked);
 
 	w.tracked = tracked;
+	w.lie = tracked && kst_control(s, "drop_in_child");
 	if (!reply)
 		w.path = find_path(args, &reply);
 	if (!reply && w.path->tracked && !tracked)
 		reply = kst_error("path: %s needs a mode", w.path->name);
-	if (!reply)
+	if (!reply && w.path->bare && tracked)
+		reply = kst_error("path: %s takes no mode", w.path->name);
+	if (!reply && kst_arg_range_or(args, "vmas", 1, 1, w.loop.mem.pages, &w.vmas, &reply))
 		reply = set_up(&w);
 	if (!reply)
-		reply = run_rounds(&w);
-	if (!reply)
-		reply = kst_ok(kst_loop_reply("histogram", &w.loop));
-	if (w.fd >= 0)
-		close(w.fd);
-	if (w.elsewhere != MAP_FAILED)
-		munmap(w.elsewhere, w.loop.mem.len);
-	if (w.bytes != MAP_FAILED)
-		munmap(w.bytes, w.loop.mem.len);
-	kst_loop_free(&w.loop);
+		reply = run_path(&w);
+	tear_down(&w);
 	return reply;
 }
 

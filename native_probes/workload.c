@@ -12,7 +12,7 @@
 #include <sys/syscall.h>
 #include <unistd.h>
 
-#define TABLE_SPAN (2UL << 20) /* what one page table maps on x86-64; a multiple of any smaller one */
+#define HUGE (2UL << 20)
 
 #ifndef MFD_HUGE_2MB
 #define MFD_HUGE_2MB (21U << 26)
@@ -46,47 +46,116 @@ bool kst_arg_either(const json_t *args, const char *name, const char *a, const c
 	return false;
 }
 
-static json_t *map(struct kst_mem *mem, const char *kind, bool huge)
+int kst_mem_map_at(const struct kst_mem *mem, char *at)
 {
-	int flags = MAP_FIXED | (strcmp(kind, "anon") ? MAP_SHARED : MAP_PRIVATE | MAP_ANONYMOUS);
-	char *at;
+	int flags = MAP_FIXED | (mem->fd < 0 ? MAP_PRIVATE | MAP_ANONYMOUS : MAP_SHARED) | (mem->zero ? MAP_NORESERVE : 0);
 
-	if (strcmp(kind, "anon")) {
-		mem->fd = memfd_create("kst-loop", MFD_CLOEXEC | (huge ? MFD_HUGETLB | MFD_HUGE_2MB : 0));
+	if (mmap(at, mem->len, PROT_READ | PROT_WRITE, flags, mem->fd, 0) == MAP_FAILED)
+		return errno;
+	/* Refused on hugetlb, and by kernels without THP; where it matters, kst_mem_map() looks at what came of it. */
+	madvise(at, mem->len, mem->thp ? MADV_HUGEPAGE : MADV_NOHUGEPAGE);
+	return 0;
+}
+
+int kst_mem_unmap_pages(const struct kst_mem *mem)
+{
+	return madvise(mem->addr, mem->len, MADV_DONTNEED) ? errno : 0;
+}
+
+int kst_mem_drop(const struct kst_mem *mem)
+{
+	if (mem->fd < 0)
+		return kst_mem_unmap_pages(mem);
+	return fallocate(mem->fd, FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE, 0, (off_t)mem->len) ? errno : 0;
+}
+
+void kst_mem_touch(const struct kst_mem *mem, bool write)
+{
+	char *end = mem->addr + mem->len;
+	uint64_t number = 1;
+
+	if (write)
+		for (char *page = mem->addr; page < end; page += mem->page_size)
+			*(volatile uint64_t *)page = number++;
+	else
+		for (char *page = mem->addr; page < end; page += mem->page_size)
+			(void)*(volatile uint64_t *)page;
+}
+
+int kst_mem_renew(const struct kst_mem *mem)
+{
+	int err = mem->thp ? kst_mem_unmap_pages(mem) : 0;
+
+	if (!err)
+		kst_mem_touch(mem, !mem->zero);
+	return err;
+}
+
+static json_t *map(struct kst_mem *mem, bool file)
+{
+	unsigned int huge = mem->page_size == HUGE ? MFD_HUGETLB | MFD_HUGE_2MB : 0;
+	int err;
+
+	if (file) {
+		mem->fd = memfd_create("kst-loop", MFD_CLOEXEC | huge);
 		if (mem->fd < 0)
 			return kst_errno(errno, "memfd_create");
 		if (ftruncate(mem->fd, (off_t)mem->len))
 			return kst_errno(errno, "ftruncate");
 	}
-	mem->room_len = mem->len + 2 * TABLE_SPAN;
+	mem->room_len = mem->len + 2 * KST_TABLE_SPAN;
 	mem->room = mmap(NULL, mem->room_len, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
 	if (mem->room == MAP_FAILED)
 		return kst_errno(errno, "mmap");
-	at = (char *)(((uintptr_t)mem->room + TABLE_SPAN) & ~(TABLE_SPAN - 1));
-	mem->addr = mmap(at, mem->len, PROT_READ | PROT_WRITE, flags, mem->fd, 0);
-	return mem->addr == MAP_FAILED ? kst_errno(errno, "mmap") : NULL;
+	mem->addr = (char *)(((uintptr_t)mem->room + KST_TABLE_SPAN) & ~(KST_TABLE_SPAN - 1));
+	err = kst_mem_map_at(mem, mem->addr);
+	return err ? kst_errno(err, "mmap") : NULL;
+}
+
+/* EOPNOTSUPP unless each page of `mem` is mapped as a huge one. */
+static json_t *check_huge(const struct kst_mem *mem)
+{
+	struct page_region found[2];
+	struct pm_scan_arg arg = {
+		.size = sizeof(arg),
+		.start = (uintptr_t)mem->addr,
+		.end = (uintptr_t)mem->addr + mem->len,
+		.vec = (uintptr_t)found,
+		.vec_len = 2,
+		.category_mask = PAGE_IS_HUGE,
+		.return_mask = PAGE_IS_HUGE,
+	};
+	int pagemap = open("/proc/self/pagemap", O_RDONLY | O_CLOEXEC);
+	long regions = pagemap < 0 ? -1 : ioctl(pagemap, PAGEMAP_SCAN, &arg);
+
+	if (pagemap >= 0)
+		close(pagemap);
+	if (regions == 1 && found[0].start == arg.start && found[0].end == arg.end)
+		return NULL;
+	return kst_errno(EOPNOTSUPP, regions < 0 ? "PAGEMAP_SCAN, to see whether pages are huge" : "huge pages: not given");
 }
 
 json_t *kst_mem_map(struct kst_mem *mem, const char *kind, uint64_t pages)
 {
-	bool huge = !strcmp(kind, "hugetlb");
+	static const char *const kinds[] = { "anon", "shmem", "thp", "hugetlb", "zero" };
+	enum { ANON, SHMEM, THP, HUGETLB, ZERO, KINDS } k = ANON;
 	json_t *reply;
 
-	*mem = (struct kst_mem){ .room = MAP_FAILED, .fd = -1, .pages = pages };
-	if (strcmp(kind, "anon") && strcmp(kind, "shmem") && !huge)
-		return kst_error("kind: must be anon, shmem or hugetlb");
-	mem->page_size = huge ? 2UL << 20 : (size_t)sysconf(_SC_PAGESIZE);
+	while (k < KINDS && strcmp(kind, kinds[k]))
+		k++;
+	*mem = (struct kst_mem){ .room = MAP_FAILED, .fd = -1, .pages = pages, .thp = k == THP, .zero = k == ZERO };
+	if (k == KINDS)
+		return kst_error("kind: must be anon, shmem, thp, hugetlb or zero");
+	mem->page_size = k == THP || k == HUGETLB ? HUGE : (size_t)sysconf(_SC_PAGESIZE);
 	mem->len = mem->page_size * pages;
-	reply = map(mem, kind, huge);
-	if (reply) {
+	reply = map(mem, k == SHMEM || k == HUGETLB);
+	if (!reply)
+		kst_mem_touch(mem, !mem->zero);
+	if (!reply && mem->thp)
+		reply = check_huge(mem);
+	if (reply)
 		kst_mem_unmap(mem);
-		return reply;
-	}
-	if (!huge) /* refused by kernels without THP, which is as good */
-		madvise(mem->addr, mem->len, MADV_NOHUGEPAGE);
-	for (uint64_t i = 0; i < pages; i++)
-		*(volatile uint64_t *)(mem->addr + i * mem->page_size) = i + 1;
-	return NULL;
+	return reply;
 }
 
 void kst_mem_unmap(struct kst_mem *mem)
@@ -115,7 +184,7 @@ static int open_uffd(uint64_t *features)
 	return fd;
 }
 
-json_t *kst_track_open(struct kst_track *t, bool rwp, bool async, uint64_t features)
+json_t *kst_uffd_open(int *uffd, uint64_t features)
 {
 	static const struct {
 		uint64_t bit;
@@ -128,35 +197,42 @@ json_t *kst_track_open(struct kst_track *t, bool rwp, bool async, uint64_t featu
 		{ UFFD_FEATURE_WP_HUGETLBFS_SHMEM, "UFFD_FEATURE_WP_HUGETLBFS_SHMEM" },
 	};
 	uint64_t has = 0;
+	int throw_away = open_uffd(&has);
 
+	if (throw_away < 0)
+		return kst_errno(errno, "userfaultfd");
+	close(throw_away);
+	for (size_t i = 0; i < sizeof(names) / sizeof(names[0]); i++)
+		if (names[i].bit & features & ~has)
+			return kst_errno(EOPNOTSUPP, names[i].name);
+	if (features & ~has)
+		return kst_errno(EOPNOTSUPP, "UFFDIO_API: a feature this loop needs");
+	*uffd = open_uffd(&features);
+	return *uffd < 0 ? kst_errno(errno, "UFFDIO_API") : NULL;
+}
+
+json_t *kst_track_open(struct kst_track *t, bool rwp, bool async, uint64_t features)
+{
 	t->rwp = rwp;
 	if (rwp)
 		features |= UFFD_FEATURE_RWP | (async ? UFFD_FEATURE_RWP_ASYNC : 0);
 	else
 		features |= UFFD_FEATURE_PAGEFAULT_FLAG_WP | UFFD_FEATURE_WP_HUGETLBFS_SHMEM |
 			    (async ? UFFD_FEATURE_WP_ASYNC : 0);
-	t->uffd = open_uffd(&has);
-	if (t->uffd < 0)
-		return kst_errno(errno, "userfaultfd");
-	close(t->uffd);
-	t->uffd = -1;
-	for (size_t i = 0; i < sizeof(names) / sizeof(names[0]); i++)
-		if (names[i].bit & features & ~has)
-			return kst_errno(EOPNOTSUPP, names[i].name);
-	if (features & ~has)
-		return kst_errno(EOPNOTSUPP, "UFFDIO_API: a feature this loop needs");
-	t->uffd = open_uffd(&features);
-	return t->uffd < 0 ? kst_errno(errno, "UFFDIO_API") : NULL;
+	return kst_uffd_open(&t->uffd, features);
+}
+
+int kst_uffd_register(int uffd, const void *addr, size_t len, uint64_t modes)
+{
+	struct uffdio_register reg = { .range = { .start = (uintptr_t)addr, .len = len }, .mode = modes };
+
+	return ioctl(uffd, UFFDIO_REGISTER, &reg) ? errno : 0;
 }
 
 int kst_track_register(const struct kst_track *t, const struct kst_mem *mem, uint64_t modes)
 {
-	struct uffdio_register reg = {
-		.range = { .start = (uintptr_t)mem->addr, .len = mem->len },
-		.mode = modes | (t->rwp ? UFFDIO_REGISTER_MODE_RWP : UFFDIO_REGISTER_MODE_WP),
-	};
-
-	return ioctl(t->uffd, UFFDIO_REGISTER, &reg) ? errno : 0;
+	modes |= t->rwp ? UFFDIO_REGISTER_MODE_RWP : UFFDIO_REGISTER_MODE_WP;
+	return kst_uffd_register(t->uffd, mem->addr, mem->len, modes);
 }
 
 int kst_track_protect(const struct kst_track *t, void *addr, size_t len, bool on)
@@ -202,6 +278,16 @@ int kst_track_scan(const struct kst_track *t, const struct kst_mem *mem, int pag
 		return EPROTO; /* the kernel broke the contract of the call: vec has room for every page */
 	*n = (size_t)found;
 	return 0;
+}
+
+int kst_write_text(const char *path, const char *text)
+{
+	int fd = open(path, O_WRONLY | O_CLOEXEC);
+	int err = fd < 0 || write(fd, text, strlen(text)) < 0 ? errno : 0;
+
+	if (fd >= 0)
+		close(fd);
+	return err;
 }
 
 uint64_t kst_now_ns(void)

@@ -14,9 +14,11 @@
 
 #define KST_MAX_PAGES 262144
 #define KST_MAX_ROUNDS 1000000
+#define KST_TABLE_SPAN (2UL << 20) /* bytes; what one page table maps on x86-64; a multiple of any smaller one */
 
 /*
- * Memory of `pages` pages of `page_size` bytes; every page is written once, THP is off. fd is -1 for anon.
+ * Memory of `pages` pages of `page_size` bytes; every page is written once (`zero`: read once). fd is -1 if it is
+ * anonymous.
  * It begins at a page table's first entry and lies alone in `room`, so that its place in the address space, which is
  * random, changes neither how many page tables a call walks nor which mappings are merged.
  */
@@ -27,6 +29,7 @@ struct kst_mem {
 	size_t len, page_size;
 	uint64_t pages;
 	int fd;
+	bool thp, zero;
 };
 
 /* One userfaultfd that protects: with RWP, or with WP. */
@@ -41,10 +44,24 @@ bool kst_loop_size(const json_t *args, uint64_t *pages, uint64_t *rounds, json_t
 /* A string argument that must be `a` or `b`; *is_b says which it was. */
 bool kst_arg_either(const json_t *args, const char *name, const char *a, const char *b, bool *is_b, json_t **reply);
 
-/* Maps and writes memory: anon, shmem (memfd, shared), hugetlb (2 MiB memfd, shared). NULL, or why not. */
+/*
+ * Maps and writes memory: anon and shmem (memfd, shared) without THP, thp (anonymous, each page a huge one, EOPNOTSUPP
+ * if none is to be had), hugetlb (2 MiB memfd, shared), zero (anonymous, only read: each page is the zero page, so a
+ * range may be larger than the machine's memory). NULL, or why not.
+ */
 json_t *kst_mem_map(struct kst_mem *mem, const char *kind, uint64_t pages);
+int kst_mem_map_at(const struct kst_mem *mem, char *at); /* the same memory's mapping, made anew at `at`; 0 or an errno */
+/* No page is mapped: anonymous memory has none then, the others keep their contents. 0 or an errno. */
+int kst_mem_unmap_pages(const struct kst_mem *mem);
+int kst_mem_drop(const struct kst_mem *mem); /* there is no page any more; 0 or an errno */
+void kst_mem_touch(const struct kst_mem *mem, bool write); /* one access to each page, in order */
+/* Touches each page; huge ones of `thp` are new ones then, since a round may have split the last. 0 or an errno. */
+int kst_mem_renew(const struct kst_mem *mem);
 void kst_mem_unmap(struct kst_mem *mem); /* a zeroed one is allowed */
 
+/* A userfaultfd that has these features, or EOPNOTSUPP with the name of what the kernel lacks. */
+json_t *kst_uffd_open(int *uffd, uint64_t features);
+int kst_uffd_register(int uffd, const void *addr, size_t len, uint64_t modes); /* 0 or an errno */
 /*
  * Opens a userfaultfd with what `rwp`, `async` and `features` ask for, after a throw-away one told what the kernel
  * has: what is missing is the errno reply EOPNOTSUPP with its names. NULL when all went well.
@@ -60,6 +77,7 @@ int kst_track_set_async(const struct kst_track *t, bool on); /* UFFDIO_SET_MODE:
  */
 int kst_track_scan(const struct kst_track *t, const struct kst_mem *mem, int pagemap, void *vec, size_t *n);
 
+int kst_write_text(const char *path, const char *text); /* to a file of /proc or /sys; 0 or an errno */
 uint64_t kst_now_ns(void); /* CLOCK_MONOTONIC */
 
 /* splitmix64 (Steele, Lea, Flood 2014): the next number of the sequence in *state. */

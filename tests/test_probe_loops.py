@@ -24,6 +24,8 @@ Send = Callable[..., Json]
 LATENCY = {"mode": "wp", "async": False, "kind": "anon", "access": "write", "pages": 16, "rounds": 3, "clock": "mono"}
 PROTECT = {"mode": "wp", "kind": "anon", "pages": 16, "rounds": 3, "clock": "mono"}
 SCAN = {**PROTECT, "hot": 5}
+MISSING = LATENCY | {"mode": "missing"}
+WATERFALL = {"mode": "wp", "kind": "anon", "access": "write", "pages": 16, "rounds": 3, "clock": "mono"}
 PATH = {"path": "read", "kind": "anon", "pages": 16, "rounds": 2, "clock": "mono"}
 EVICT = {"mode": "wp", "pages": 64, "writers": 2, "rounds": 5, "seed": 1, "variant": "documented", "timeout_ms": 60000}
 ACCESS = {"accessor": "write", "kind": "anon", "mode": "wp"}
@@ -89,6 +91,46 @@ def test_unprotected_pages_are_seen_not_to_trap(send: Send) -> None:
     assert _result(send("fault_latency", **LATENCY))["faults"] == 0
 
 
+MISSED = [
+    ("missing", "anon"),
+    ("missing", "shmem"),
+    ("missing-zeropage", "anon"),
+    ("missing-zeropage", "shmem"),
+    ("minor", "shmem"),
+]
+
+
+@pytest.mark.parametrize(("mode", "kind"), MISSED)
+@pytest.mark.parametrize("access", ["read", "write", "gup"])
+def test_each_page_that_is_not_mapped_traps_once_a_round(send: Send, mode: str, kind: str, access: str) -> None:
+    result = _result(send("fault_latency", **LATENCY | {"mode": mode, "kind": kind, "access": access}))
+    assert result["faults"] == 16 * 3 == samples(_counts(result["histogram"]))
+    send("control", name="skip_protect")
+    assert _result(send("fault_latency", **LATENCY | {"mode": mode, "kind": kind, "access": access}))["faults"] == 0
+
+
+@pytest.mark.parametrize("mode", ["wp", "rwp", "missing"])
+def test_waterfall_has_every_stage_of_every_fault(send: Send, mode: str) -> None:
+    result = _result(send("fault_waterfall", **WATERFALL | {"mode": mode}))
+    stages = {name: _counts(result[name]) for name in ("trap", "read", "ioctl", "resolve", "back", "total")}
+    assert result["faults"] == 2 * 16 * 3  # half of them are woken by a call of their own
+    assert {name: samples(counts) for name, counts in stages.items()} == dict.fromkeys(stages, 16 * 3)
+
+    def together(*names: str) -> int:
+        return sum(value * count for name in names for value, count in stages[name])
+
+    assert together("trap", "read", "ioctl", "back") == together("total")
+    assert all(percentile(stages[name], 50) > 0 for name in ("trap", "read", "ioctl", "resolve"))
+
+
+@pytest.mark.parametrize("access", ["read", "write"])
+def test_waterfall_of_no_fault_is_empty(send: Send, access: str) -> None:
+    if access == "write":  # a read under WP is no fault anyway
+        send("control", name="skip_protect")
+    result = _result(send("fault_waterfall", **WATERFALL | {"access": access}))
+    assert (result["faults"], result["trap"]["counts"], result["total"]["counts"]) == (0, [], [])
+
+
 @BOTH
 def test_protect_cost_has_one_sample_a_round(send: Send, mode: str) -> None:
     result = _result(send("protect_cost", **PROTECT | {"mode": mode}))
@@ -101,6 +143,41 @@ def test_scan_finds_exactly_the_hot_pages(send: Send, mode: str, hot: int, regio
     result = _result(send("scan_cost", **SCAN | {"mode": mode, "hot": hot}))
     assert (result["accessed"], result["regions"]) == (hot, regions)
     assert samples(_counts(result["scan"])) == 3
+
+
+@BOTH
+def test_scan_of_no_pages_has_its_samples(send: Send, mode: str) -> None:
+    result = _result(send("scan_cost", **SCAN | {"mode": mode, "hot": 0, "absent": True}))
+    assert samples(_counts(result["scan"])) == 3
+    assert mode == "wp" or result["accessed"] == 0  # what WP calls written where there is no page is not claimed
+
+
+KINDS_OF = {"copy": ["anon", "shmem"], "zeropage": ["anon", "shmem"], "continue": ["shmem"], "move": ["anon", "thp"]}
+PLAIN = ("read", "child-read", "absent-write", "cow", "mremap", "exit", "gup", "swap-read", "numa-hint")
+KINDS_OF |= {path: ["anon", "shmem", "thp"] for path in PLAIN}
+PROTECTED = ["write", "child-read", "move", "exit", "mremap", "close-armed", "unregister-armed", "set-mode"]
+
+
+@pytest.mark.parametrize(("path", "kind"), [(path, kind) for path, kinds in KINDS_OF.items() for kind in kinds])
+def test_a_path_has_one_sample_a_round(send: Send, path: str, kind: str) -> None:
+    result = _result(send("path_cost", **PATH | {"path": path, "kind": kind, "pages": 4}))
+    assert samples(_counts(result["histogram"])) == 2
+
+
+@BOTH
+@pytest.mark.parametrize("path", PROTECTED)
+def test_a_path_under_protection_has_one_sample_a_round(send: Send, mode: str, path: str) -> None:
+    if (mode, path) == ("wp", "set-mode"):
+        assert send("path_cost", **PATH | {"path": path, "mode": mode})["errno"] == "EINVAL"  # WP has no mode to set
+    else:
+        vmas = {"vmas": 7} if path == "set-mode" else {}
+        result = _result(send("path_cost", **PATH | vmas | {"path": path, "mode": mode}))
+        assert samples(_counts(result["histogram"])) == 2
+
+
+def test_a_range_of_the_zero_page_may_be_1_gib(send: Send) -> None:
+    result = _result(send("protect_cost", **PROTECT | {"kind": "zero", "pages": 262_144, "rounds": 1}))
+    assert samples(_counts(result["protect"])) == 1
 
 
 @BOTH
@@ -192,16 +269,28 @@ WRONG = [
     ("fault_latency", LATENCY, {"pages": 262145}, "pages: must be 1 to 262144"),
     ("fault_latency", LATENCY, {"rounds": 0}, "rounds: must be 1 to 1000000"),
     ("fault_latency", LATENCY, {"rounds": 1_000_001}, "rounds: must be 1 to 1000000"),
-    ("fault_latency", LATENCY, {"mode": "wrp"}, "mode: must be wp or rwp"),
-    ("fault_latency", LATENCY, {"kind": "file"}, "kind: must be anon, shmem or hugetlb"),
+    ("fault_latency", LATENCY, {"mode": "wrp"}, "mode: must be wp, rwp, missing, missing-zeropage or minor"),
+    (
+        "fault_latency",
+        LATENCY,
+        {"mode": "minor", "async": True, "kind": "shmem"},
+        "async: minor faults are always told",
+    ),
+    ("fault_latency", LATENCY, {"kind": "file"}, "kind: must be anon, shmem, thp, hugetlb or zero"),
+    ("fault_waterfall", WATERFALL, {"mode": "wrp"}, "mode: must be wp, rwp,"),
+    ("fault_waterfall", WATERFALL, {"access": "exec"}, "access: must be read, write or gup"),
+    ("protect_cost", PROTECT, {"mode": "missing"}, "mode: must be wp or rwp"),
     ("fault_latency", LATENCY, {"clock": "utc"}, "clock: must be mono or tsc"),
-    ("fault_latency", LATENCY, {"access": "exec"}, "access: must be read or write"),
+    ("fault_latency", LATENCY, {"access": "exec"}, "access: must be read, write or gup"),
     ("fault_latency", LATENCY, {"access": None}, "access"),
     ("fault_latency", LATENCY, {"async": 1}, "async"),
     ("protect_cost", PROTECT, {"pages": -1}, "pages"),
     ("scan_cost", SCAN, {"hot": 17}, "hot: must be at most pages"),
+    ("scan_cost", SCAN, {"hot": 1, "absent": True}, "hot: no page is hot where none is"),
     ("path_cost", PATH, {"path": "nowhere"}, "path: there is no nowhere"),
     ("path_cost", PATH, {"path": "register"}, "path: register needs a mode"),
+    ("path_cost", PATH, {"path": "copy", "mode": "wp"}, "path: copy takes no mode"),
+    ("path_cost", PATH, {"vmas": 17}, "vmas"),
     ("path_cost", PATH, {"mode": "wrp"}, "mode: must be wp or rwp"),
     ("evict", EVICT, {"pages": 15}, "pages: eviction needs at least 16"),
     ("evict", EVICT, {"writers": 0}, "writers: must be 1 to 16"),
@@ -232,6 +321,11 @@ def test_wrong_argument_is_refused_by_name(send: Send, op: str, good: Json, chan
         ("scan_cost", SCAN | {"hot": 17}),
         ("path_cost", PATH | {"path": "fork"}),
         ("path_cost", PATH | {"path": "unregister-armed", "mode": "wp"}),
+        *(("path_cost", PATH | {"path": name, "mode": "wp"}) for name in ("close-armed", "exit", "move", "set-mode")),
+        ("path_cost", PATH | {"path": "copy"}),
+        ("fault_latency", MISSING),
+        ("fault_waterfall", WATERFALL),
+        ("fault_waterfall", WATERFALL | {"mode": "rwp"}),
         ("evict", EVICT),
         ("evict", EVICT | {"mode": "rwp"}),
         ("evict", EVICT | {"variant": "no_wake"}),
@@ -263,14 +357,30 @@ def hist(tmp_path_factory: pytest.TempPathFactory) -> ctypes.CDLL:
     return library
 
 
-@given(st.lists(st.integers(0, 2**40 - 1) | st.integers(4090, 4110), min_size=1, max_size=20))
-def test_histogram_keeps_every_value_within_its_precision(hist: ctypes.CDLL, values: list[int]) -> None:
+KEPT = 1024  # samples that a histogram tells as they are
+
+
+def _through(hist: ctypes.CDLL, values: list[int]) -> list[int]:
     pointer = ctypes.c_void_p(hist.kst_hist_new())
     for value in values:
         hist.kst_hist_add(pointer, ctypes.c_uint64(value))
     counts = _counts(json.loads(hist.json_dumps(ctypes.c_void_p(hist.kst_hist_json(pointer)), ctypes.c_size_t(0))))
     hist.kst_hist_free(pointer)
-    found = [value for value, count in counts for _ in range(count)]
-    assert len(found) == len(values)
-    for value, was in zip(found, sorted(values), strict=True):
+    return [value for value, count in counts for _ in range(count)]
+
+
+VALUES = st.lists(st.integers(0, 2**40 - 1) | st.integers(4090, 4110), min_size=1, max_size=20)
+
+
+@given(VALUES)
+def test_histogram_keeps_few_values_as_they_are(hist: ctypes.CDLL, values: list[int]) -> None:
+    assert _through(hist, values) == sorted(values)
+
+
+@given(VALUES)
+def test_histogram_keeps_every_value_within_its_precision(hist: ctypes.CDLL, values: list[int]) -> None:
+    many = [0] * KEPT + values
+    found = _through(hist, many)
+    assert len(found) == len(many)
+    for value, was in zip(found, sorted(many), strict=True):
         assert value == was if was < 4096 else abs(value - was) * 2048 < was

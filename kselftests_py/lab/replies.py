@@ -253,6 +253,19 @@ class FaultLatency(Struct):
     faults: Count
 
 
+class FaultWaterfall(Struct):
+    """The stages of a sync fault, in ticks; ``resolve`` is the ``ioctl`` without its wake, of other faults."""
+
+    trap: Histogram
+    read: Histogram
+    ioctl: Histogram
+    resolve: Histogram
+    back: Histogram
+    total: Histogram
+    overhead: Histogram
+    faults: Count
+
+
 class ProtectCost(Struct):
     """Ticks per call over the whole range."""
 

@@ -151,27 +151,39 @@ class Subject:
     def fault_latency(
         self, *, mode: str, delivery: str, kind: str, access: str, pages: int, rounds: int, clock: str
     ) -> replies.FaultLatency:
-        """One access to a protected page: *mode* is ``wp`` or ``rwp``, *delivery* ``sync`` or ``async``."""
+        """One access that is a fault: *mode* is ``wp``, ``rwp``, ``missing``, ``missing-zeropage`` or ``minor``,
+        *delivery* ``sync`` or, for the first two, ``async``, *access* ``read``, ``write`` or ``gup``."""
         args: dict[str, Any] = {"async": delivery == "async", "mode": mode, "kind": kind, "access": access}
         args |= {"pages": pages, "rounds": rounds, "clock": clock}
         return self.call(ops.loop("fault_latency", replies.FaultLatency, LOOP_MS, **args))
+
+    def fault_waterfall(
+        self, *, mode: str, kind: str, access: str, pages: int, rounds: int, clock: str
+    ) -> replies.FaultWaterfall:
+        """Where a sync fault spends what it costs; arguments as for :meth:`fault_latency`."""
+        args: dict[str, Any] = {"mode": mode, "kind": kind, "access": access, "pages": pages, "rounds": rounds}
+        return self.call(ops.loop("fault_waterfall", replies.FaultWaterfall, LOOP_MS, **args, clock=clock))
 
     def protect_cost(self, *, mode: str, kind: str, pages: int, rounds: int, clock: str) -> replies.ProtectCost:
         """Histograms of ticks to protect, and to resolve, *pages* pages in one call."""
         args: dict[str, Any] = {"mode": mode, "kind": kind, "pages": pages, "rounds": rounds, "clock": clock}
         return self.call(ops.loop("protect_cost", replies.ProtectCost, LOOP_MS, **args))
 
-    def scan_cost(self, *, mode: str, kind: str, pages: int, hot: int, rounds: int, clock: str) -> replies.ScanCost:
-        """Histogram of ticks to scan *pages* pages of which *hot* are hot."""
+    def scan_cost(
+        self, *, mode: str, kind: str, pages: int, hot: int, rounds: int, clock: str, absent: bool = False
+    ) -> replies.ScanCost:
+        """Histogram of ticks to scan *pages* pages of which *hot* are hot; *absent*: none is there."""
         args: dict[str, Any] = {"mode": mode, "kind": kind, "pages": pages, "hot": hot, "rounds": rounds}
-        return self.call(ops.loop("scan_cost", replies.ScanCost, LOOP_MS, **args, clock=clock))
+        return self.call(ops.loop("scan_cost", replies.ScanCost, LOOP_MS, **args, clock=clock, absent=absent))
 
     def path_cost(
-        self, path: str, *, kind: str, pages: int, rounds: int, clock: str, mode: str | None = None
+        self, path: str, *, kind: str, pages: int, rounds: int, clock: str, mode: str | None = None, vmas: int = 1
     ) -> replies.PathCost:
-        """Histogram of ticks of *path* (docs/probe-protocol.md) over *pages* pages, protected by *mode* if given."""
+        """Histogram of ticks of *path* (docs/probe-protocol.md) over *pages* pages, protected by *mode* if given;
+        *vmas* is for ``set-mode``: how many mappings the range is."""
         args: dict[str, Any] = {"path": path, "kind": kind, "pages": pages, "rounds": rounds, "clock": clock}
-        return self.call(ops.loop("path_cost", replies.PathCost, LOOP_MS, **args | ({"mode": mode} if mode else {})))
+        args |= {"vmas": vmas} | ({"mode": mode} if mode else {})
+        return self.call(ops.loop("path_cost", replies.PathCost, LOOP_MS, **args))
 
     def evict(
         self, *, mode: str, pages: int, writers: int, rounds: int, seed: int, variant: str = "documented"

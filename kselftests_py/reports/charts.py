@@ -16,6 +16,7 @@ from matplotlib.ticker import LogLocator, NullFormatter
 
 from kselftests_py.measure import percentile, rebin
 from kselftests_py.reports.comparison import Column, Row, Table, format_number, format_ratio
+from kselftests_py.reports.waterfall import Falls
 
 SERIES = 6  # colours --series-0 .. --series-5 of the template
 _INK, _GRID = "#010101", "#010102"
@@ -80,6 +81,29 @@ def _bar_panel(axes: Axes, rows: Sequence[Row], table: Table) -> None:
     axes.set_xlim(left=0)
 
 
+def waterfall(falls: Falls) -> str:
+    """Each fault a bar of its stages, as long as they are together."""
+    with mpl.rc_context(_STYLE):
+        figure = Figure(figsize=(8.4, 0.3 + 0.26 * len(falls.rows)), layout="constrained")
+        axes = figure.subplots()
+        for place, fall in enumerate(falls.rows):
+            left = 0.0
+            for number, value in enumerate(fall.stages):
+                width = max(value, 0)
+                axes.barh(place, width, left=left, height=0.72, color=_series(number))
+                left += width
+            axes.annotate(
+                format_number(fall.total), (left, place), (4, 0), textcoords="offset points", va="center", fontsize=8
+            )
+        axes.set_yticks(range(len(falls.rows)), [fall.title for fall in falls.rows])
+        axes.invert_yaxis()
+        axes.set_xticks([])
+        axes.spines["bottom"].set_visible(False)
+        axes.margins(x=0.1, y=0.02)
+        axes.set_xlim(left=0)
+        return _svg(figure)
+
+
 class Panel:
     """One row's distributions: a drawing and, for each column, its percentiles in words."""
 
@@ -88,9 +112,9 @@ class Panel:
 
 
 def histograms(table: Table) -> list[Panel]:
-    """The distribution behind each row that has samples."""
+    """The distribution behind each row that has samples; a path of one thread has none worth a drawing."""
     panels = []
-    for row in table.rows:
+    for row in (row for row in table.rows if not row.aside):
         cells = [
             (number, column, [(value / table.scale(row), count) for value, count in row.cells[column].histogram])
             for number, column in enumerate(table.columns)

@@ -62,6 +62,11 @@ class Row(msgspec.Struct, frozen=True):
     def title(self) -> str:
         return " ".join(label for label in self.labels if label) or self.name
 
+    @property
+    def aside(self) -> bool:
+        """One of the many paths around a fault, which a terminal has no room for."""
+        return self.name.startswith("path_")
+
     def reference(self, columns: Sequence[Column]) -> float | None:
         """The first number of the row that can be divided by: what relative figures are relative to."""
         cells = [self.cells[column] for column in columns if column in self.cells]
@@ -150,7 +155,7 @@ def build(records: Sequence[Record], manifest: Manifest) -> list[Table]:
     baselines = {entry.label for entry in manifest.kernels if entry.role == "baseline"}
     for record in records:
         for metric in record.metrics:
-            if metric.labels.get("path") in (OVERHEAD, KERNEL_ACCESS):
+            if metric.labels.get("path") in (OVERHEAD, KERNEL_ACCESS, WATERFALL):
                 continue
             protection = metric.labels.get("protection", "")
             column = Column(record.kernel, protection, record.kernel in baselines)
@@ -182,6 +187,7 @@ def build(records: Sequence[Record], manifest: Manifest) -> list[Table]:
 _MODES = ("exact", "wall", "none")
 OVERHEAD = "overhead"  # the path of metrics that say what was subtracted: they compare nothing
 KERNEL_ACCESS = "kernel_access"  # the path of metrics that have a table of their own, in words (accesses.py)
+WATERFALL = "waterfall"  # the path of metrics that are stages of one fault (waterfall.py)
 
 
 def clock_reads(records: Iterable[Record]) -> str:

@@ -10,7 +10,7 @@ from pathlib import Path
 import jinja2
 from markupsafe import Markup, escape
 
-from kselftests_py.reports import accesses, changes, charts, comparison
+from kselftests_py.reports import accesses, changes, charts, comparison, waterfall
 from kselftests_py.reports.answers import answers
 from kselftests_py.reports.text import one_line, printable
 from kselftests_py.results import Manifest, Outcome, Record, RunFolder, judge
@@ -42,6 +42,7 @@ def render(records: list[Record], manifest: Manifest) -> str:
         "svg": Markup,
         "breakable": lambda text: escape(one_line(text)).replace("_", Markup("_<wbr>")),
         "ratio": comparison.format_ratio,
+        "number": comparison.format_number,
         "word": outcome_word,
         "json": lambda value: json.dumps(value, indent=2, ensure_ascii=False),
     }
@@ -55,6 +56,8 @@ def render(records: list[Record], manifest: Manifest) -> str:
         answers=answers(records, manifest),
         accesses=accesses.build(records, manifest),
         accesses_title=accesses.TITLE,
+        waterfalls=[(falls, charts.waterfall(falls)) for falls in waterfall.build(records, manifest)],
+        stages=list(waterfall.STAGES.values()),
         changes=[(change, changes.row(change)) for change in changes_of_run(records, manifest)],
         change_headings=[*(entry.label for entry in pair(manifest) or ()), *changes.HEADINGS],
         tables=[(table, _bars(table)) for table in tables if not table.relative],

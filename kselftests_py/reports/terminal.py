@@ -10,7 +10,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rich.table import Table
 from rich.text import Text
 
-from kselftests_py.reports import accesses, comparison
+from kselftests_py.reports import accesses, comparison, waterfall
 from kselftests_py.reports.answers import answers
 from kselftests_py.reports.text import one_line
 from kselftests_py.results import Outcome, Record, RunFolder, Verdict, judge
@@ -93,8 +93,13 @@ class TerminalView:
         records, manifest = run.records(), run.manifest()
         tables = comparison.build(records, manifest)
         for table in tables:
-            if not table.relative:
+            if not table.relative and not all(row.aside for row in table.rows):
                 self._table(_comparison_table(table))
+        if aside := sum(row.aside for table in tables for row in table.rows):
+            which = "path around a fault is" if aside == 1 else "paths around a fault are"
+            self._line(Text(f"{aside} {which} in the report, and in kst history.", "dim"))
+        for falls in waterfall.build(records, manifest):
+            self._table(_waterfall_table(falls))
         if any(table.relative for table in tables):
             self._line(Text("Nanoseconds mean nothing under TCG; their ratios are in the report.", "dim"))
         if (seen := accesses.build(records, manifest)).rows:
@@ -167,10 +172,22 @@ def _comparison_table(table: comparison.Table) -> Table:
         out.add_column(Text("\n".join(table.heading(column))), justify="right")
     for ratio in table.ratios:
         out.add_column(Text(ratio.title.replace(" / ", " /\n")), justify="right", style="bold")
-    for row in table.rows:
+    for row in (row for row in table.rows if not row.aside):
         cells = [table.shown(row, column) for column in table.columns]
         ratios = [comparison.format_ratio(row.ratio(ratio.over, ratio.under)) for ratio in table.ratios]
         out.add_row(*(Text(text) for text in (row.title, row.name, *cells, *ratios)))
+    return out
+
+
+def _waterfall_table(falls: waterfall.Falls) -> Table:
+    title = Text(f"Where a sync fault goes. {falls.title}")
+    out = Table(title=title, title_justify="left", title_style="bold", box=None, pad_edge=False)
+    out.add_column("fault")
+    for heading in (*waterfall.STAGES, "together"):
+        out.add_column(heading, justify="right")
+    for fall in falls.rows:
+        figures = [comparison.format_number(value) for value in (*fall.stages, fall.total)]
+        out.add_row(*(Text(text) for text in (fall.title, *figures)))
     return out
 
 

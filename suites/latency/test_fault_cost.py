@@ -1,4 +1,4 @@
-"""What one access to a protected page costs, for WP and RWP, sync and async, read and write, anon and shmem.
+"""What one access to a protected page costs, for WP and RWP, sync and async, read and write, on each kind of memory.
 
 Measured inside the probe (op ``fault_latency``): clock, access, clock, once for each page of a range protected before.
 The same two clock reads around an access that is not trapped are measured as ``overhead``; the figure reported is the
@@ -36,25 +36,34 @@ class Cell(NamedTuple):
     access: str
 
 
-def _cells(*trapped: tuple[str, str]) -> list[Any]:
-    """Every delivery and kind of the (protection, access) pairs in *trapped*."""
+HUGE = ("thp", "hugetlb")
+KINDS = ("anon", "shmem", *HUGE)
+SMALL = KINDS[:2]
+
+
+def _cells(kinds: tuple[str, ...], *trapped: tuple[str, str]) -> list[Any]:
+    """Every delivery and each of *kinds* of the (protection, access) pairs in *trapped*."""
     return [
         pytest.param(
             Cell(protection, delivery, kind, access),
-            marks=pytest.mark.needs(*NEEDS[protection, delivery]),
+            marks=pytest.mark.needs(*NEEDS[protection, delivery], *({kind} & {*HUGE})),
             id=f"{protection}-{delivery}-{kind}-{access}",
         )
         for protection, access in trapped
         for delivery in ("sync", "async")
-        for kind in ("anon", "shmem")
+        for kind in kinds
     ]
 
 
-TRAPPED = _cells(("wp", "write"), ("rwp", "read"), ("rwp", "write"))
-FREE = _cells(("wp", "read"))
+WRITES_AND_READS = ("wp", "write"), ("rwp", "read"), ("rwp", "write")
+# gup: the kernel reads the page for the thread (process_vm_readv); what it costs beside the trap is subtracted.
+TRAPPED = [*_cells(KINDS, *WRITES_AND_READS), *_cells(SMALL, ("rwp", "gup"))]
+FREE = _cells(KINDS, ("wp", "read"))
 # A sync fault is two context switches, an async one a visit to the kernel: fewer of the former say as much.
-ROUNDS = {"sync": 8, "async": 16}
-PAGES = 64
+# Huge pages are made anew for each round, which takes longer than all else.
+ROUNDS = {(kind, "sync"): 8 for kind in SMALL} | {(kind, "async"): 16 for kind in SMALL}
+ROUNDS |= {(kind, delivery): 4 for kind in HUGE for delivery in ("sync", "async")}
+PAGES = dict.fromkeys(SMALL, 64) | dict.fromkeys(HUGE, 4)
 
 
 def _measure(
@@ -71,13 +80,13 @@ def _measure(
         delivery=delivery,
         kind=kind,
         access=access,
-        pages=PAGES,
-        rounds=ROUNDS[delivery],
+        pages=PAGES[kind],
+        rounds=ROUNDS[kind, delivery],
         clock=clock,
     )
     overhead = percentile(found.overhead.counts, 50)
     cost = [(value - overhead, count) for value, count in found.histogram.counts]
-    assert samples(cost) == PAGES * ROUNDS[delivery]
+    assert samples(cost) == PAGES[kind] * ROUNDS[kind, delivery]
     labels = {"path": "fault", "protection": protection, "delivery": delivery, "kind": kind, "access": access}
     median = percentile(cost, 50)
     if (protection, access) == ("wp", "read"):  # no fault: reports say "not trapped" and not its cost
@@ -102,11 +111,11 @@ def test_fault_cost_in_instructions(
     """
     cost, found = _measure(exact_subject, record_metric, cell, "exact")
     assert cost > 0
-    assert found.faults == (PAGES * ROUNDS["sync"] if cell.delivery == "sync" else 0)
+    assert found.faults == (PAGES[cell.kind] * ROUNDS[cell.kind, "sync"] if cell.delivery == "sync" else 0)
 
 
 @pytest.mark.wall
-@pytest.mark.parametrize("cell", TRAPPED)
+@pytest.mark.parametrize("cell", _cells(SMALL, *WRITES_AND_READS))
 def test_fault_cost_in_nanoseconds(
     subject: Subject,
     record_metric: Callable[..., None],
@@ -117,7 +126,7 @@ def test_fault_cost_in_nanoseconds(
     No control: a machine's speed decides no verdict. That each access is trapped is asserted in exact mode.
     """
     _, found = _measure(subject, record_metric, cell, "wall")
-    assert found.faults == (PAGES * ROUNDS["sync"] if cell.delivery == "sync" else 0)
+    assert found.faults == (PAGES[cell.kind] * ROUNDS[cell.kind, "sync"] if cell.delivery == "sync" else 0)
 
 
 @pytest.mark.parametrize("cell", FREE)
@@ -136,7 +145,7 @@ def test_read_cost_under_wp_in_instructions(
 
 
 @pytest.mark.wall
-@pytest.mark.parametrize("cell", FREE)
+@pytest.mark.parametrize("cell", _cells(SMALL, ("wp", "read")))
 def test_read_cost_under_wp_in_nanoseconds(
     subject: Subject,
     record_metric: Callable[..., None],

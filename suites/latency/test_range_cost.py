@@ -1,4 +1,4 @@
-"""What it costs, a page, to protect a range, to resolve it and to scan it, for WP and RWP, anon and shmem.
+"""What it costs, a page, to protect a range, to resolve it and to scan it, for WP and RWP, on each kind of memory.
 
 Measured inside the probe (ops ``protect_cost`` and ``scan_cost``): ticks of one call over the whole range, less the
 clock reads, divided by its pages. Exact mode counts instructions, wall mode nanoseconds.
@@ -19,27 +19,34 @@ from kselftests_py.measure import percentile, samples, spread
 pytestmark = pytest.mark.measures
 
 PAGES = 256
+HUGE_PAGES = 4  # as many of 2 MiB, of kinds whose pages are that large
 ROUNDS = 16
-HOT = 32
 KINDS = ["anon", "shmem"]
+HUGE = {"thp": [pytest.mark.needs("thp")], "hugetlb": [pytest.mark.needs("hugetlb")]}
+# What is hot of the range when it is scanned; "empty" has no page.
+HOT = {"mixed": 8, "hot": 1, "cold": None, "empty": None}
 PROTECTIONS: list[Any] = [
     pytest.param("wp", marks=pytest.mark.needs("wp", "wp_shmem")),
     pytest.param("rwp", marks=pytest.mark.needs("rwp")),
 ]
-TRACKERS: list[Any] = [
-    pytest.param("wp", marks=pytest.mark.needs("wp", "wp_shmem", "wp_async", "pagemap_scan")),
-    pytest.param("rwp", marks=pytest.mark.needs("rwp", "rwp_async", "pagemap_scan", "page_accessed")),
-]
+TRACKERS = {
+    "wp": [pytest.mark.needs("wp", "wp_shmem", "wp_async", "pagemap_scan")],
+    "rwp": [pytest.mark.needs("rwp", "rwp_async", "pagemap_scan", "page_accessed")],
+}
 CLOCKS = {"exact": ("tsc", "instructions"), "wall": ("mono", "ns")}
 
 
 def _record(
-    record_metric: Callable[..., None], calls: Histogram, overhead: Histogram, mode: str, labels: dict[str, str]
+    record_metric: Callable[..., None],
+    calls: Histogram,
+    overhead: Histogram,
+    mode: str,
+    labels: dict[str, str],
+    pages: int,
 ) -> float:
-    """Record the cost a page of *calls*, each over PAGES pages; returns its median."""
+    """Record the cost a page of *calls*, each over *pages* pages; returns its median."""
     clock_reads = percentile(overhead.counts, 50)
-    cost = [((value - clock_reads) / PAGES, count) for value, count in calls.counts]
-    assert samples(cost) == ROUNDS
+    cost = [((value - clock_reads) / pages, count) for value, count in calls.counts]
     record_metric(
         f"{labels['path']}_per_page",
         percentile(cost, 50),
@@ -54,21 +61,38 @@ def _record(
 
 
 def _measure_protect(
-    subject: Subject, record_metric: Callable[..., None], protection: str, kind: str, mode: str
+    subject: Subject,
+    record_metric: Callable[..., None],
+    protection: str,
+    kind: str,
+    mode: str,
+    pages: int = PAGES,
+    rounds: int = ROUNDS,
 ) -> list[float]:
-    found = subject.protect_cost(mode=protection, kind=kind, pages=PAGES, rounds=ROUNDS, clock=CLOCKS[mode][0])
-    labels = {"protection": protection, "kind": kind}
+    found = subject.protect_cost(mode=protection, kind=kind, pages=pages, rounds=rounds, clock=CLOCKS[mode][0])
+    labels = {"protection": protection, "kind": kind} | ({"pages": str(pages)} if pages != PAGES else {})
+    assert samples(found.protect.counts) == rounds
     return [
-        _record(record_metric, calls, found.overhead, mode, {"path": path, **labels})
+        _record(record_metric, calls, found.overhead, mode, {"path": path, **labels}, pages)
         for path, calls in (("protect", found.protect), ("resolve", found.resolve))
     ]
 
 
-def _measure_scan(subject: Subject, record_metric: Callable[..., None], protection: str, kind: str, mode: str) -> None:
-    found = subject.scan_cost(mode=protection, kind=kind, pages=PAGES, hot=HOT, rounds=ROUNDS, clock=CLOCKS[mode][0])
-    labels = {"path": "scan", "protection": protection, "kind": kind}
-    _record(record_metric, found.scan, found.overhead, mode, labels)
-    assert found.regions == HOT
+def _measure_scan(
+    subject: Subject, record_metric: Callable[..., None], protection: str, kind: str, mode: str, state: str = "mixed"
+) -> None:
+    pages, rounds = (PAGES, ROUNDS) if kind in KINDS else (HUGE_PAGES, 4)
+    every = HOT[state]
+    hot = 0 if every is None else max(pages // every, 1)
+    found = subject.scan_cost(
+        mode=protection, kind=kind, pages=pages, hot=hot, rounds=rounds, clock=CLOCKS[mode][0], absent=state == "empty"
+    )
+    labels = {"path": "scan", "protection": protection, "kind": kind} | ({"of": state} if state != "mixed" else {})
+    _record(record_metric, found.scan, found.overhead, mode, labels, pages)
+    assert samples(found.scan.counts) == rounds
+    if (protection, state) != ("wp", "empty"):
+        assert found.accessed == hot
+        assert found.regions == (min(hot, 1) if state == "hot" else hot)
 
 
 @pytest.mark.control("skip_protect")
@@ -82,13 +106,72 @@ def test_protect_cost_in_instructions(
 
 
 @pytest.mark.control("skip_protect")
-@pytest.mark.parametrize("protection", TRACKERS)
-@pytest.mark.parametrize("kind", KINDS)
-def test_scan_cost_in_instructions(
+@pytest.mark.parametrize("protection", PROTECTIONS)
+@pytest.mark.parametrize(("kind", "pages"), [(kind, pages) for pages in (1, 16, 512) for kind in KINDS])
+def test_protect_cost_of_other_sizes_in_instructions(
+    exact_subject: Subject, record_metric: Callable[..., None], kind: str, pages: int, protection: str
+) -> None:
+    """Instructions a page to protect and to resolve a range of 1, 16 and 512 pages in one call."""
+    assert min(_measure_protect(exact_subject, record_metric, protection, kind, "exact", pages, rounds=8)) >= 1
+
+
+@pytest.mark.control("skip_protect")
+@pytest.mark.parametrize("protection", PROTECTIONS)
+@pytest.mark.parametrize("kind", [pytest.param(kind, marks=marks) for kind, marks in HUGE.items()])
+def test_protect_cost_of_huge_pages_in_instructions(
     exact_subject: Subject, record_metric: Callable[..., None], kind: str, protection: str
 ) -> None:
-    """Instructions a page to scan a range of which every eighth page is hot; the scan finds exactly those."""
-    _measure_scan(exact_subject, record_metric, protection, kind, "exact")
+    """Instructions a huge page to protect and to resolve a range of them in one call."""
+    assert min(_measure_protect(exact_subject, record_metric, protection, kind, "exact", HUGE_PAGES, rounds=8)) >= 1
+
+
+@pytest.mark.control("skip_protect")
+@pytest.mark.parametrize("protection", PROTECTIONS)
+def test_protect_cost_of_1_gib_in_instructions(
+    exact_subject: Subject, record_metric: Callable[..., None], protection: str
+) -> None:
+    """Instructions a page to protect and to resolve 262,144 pages in one call.
+
+    The guest has not as much memory: each is the zero page, mapped by a read.
+    """
+    assert min(_measure_protect(exact_subject, record_metric, protection, "zero", "exact", 262_144, rounds=1)) >= 1
+
+
+def _scans(*states: str) -> list[Any]:
+    """Rows of kind, protection and state. Not a huge page written under WP: that splits it, and a small one is hot."""
+    return [
+        pytest.param(
+            kind,
+            protection,
+            state,
+            marks=[*TRACKERS[protection], *HUGE.get(kind, ())],
+            id="-".join([kind, protection, *[state] * (state != "mixed")]),
+        )
+        for state in states
+        for kind in (*KINDS, *HUGE)
+        for protection in TRACKERS
+        if (protection, kind) != ("wp", "thp") or state in ("cold", "empty")
+    ]
+
+
+@pytest.mark.control("skip_protect")
+@pytest.mark.parametrize(("kind", "protection", "state"), _scans("mixed", "cold"))
+def test_scan_cost_in_instructions(
+    exact_subject: Subject, record_metric: Callable[..., None], kind: str, protection: str, state: str
+) -> None:
+    """Instructions a page to scan a range of which every eighth page is hot, or none; the scan finds exactly those."""
+    _measure_scan(exact_subject, record_metric, protection, kind, "exact", state)
+
+
+@pytest.mark.parametrize(("kind", "protection", "state"), _scans("hot", "empty"))
+def test_scan_cost_of_ends_in_instructions(
+    exact_subject: Subject, record_metric: Callable[..., None], kind: str, protection: str, state: str
+) -> None:
+    """Instructions a page to scan a range all of which is hot, which the scan finds; or empty, where it finds nothing.
+
+    What WP calls written where there is no page is not claimed. No control: neither depends on what was protected.
+    """
+    _measure_scan(exact_subject, record_metric, protection, kind, "exact", state)
 
 
 @pytest.mark.wall
@@ -106,7 +189,7 @@ def test_protect_cost_in_nanoseconds(
 
 @pytest.mark.wall
 @pytest.mark.control("skip_protect")
-@pytest.mark.parametrize("protection", TRACKERS)
+@pytest.mark.parametrize("protection", [pytest.param(name, marks=marks) for name, marks in TRACKERS.items()])
 @pytest.mark.parametrize("kind", KINDS)
 def test_scan_cost_in_nanoseconds(
     subject: Subject, record_metric: Callable[..., None], kind: str, protection: str
