@@ -14,6 +14,7 @@
 
 #define KST_MAX_PAGES 262144
 #define KST_MAX_ROUNDS 1000000
+#define KST_SLOW_NS 2000
 
 /*
  * Memory of `pages` pages of `page_size` bytes; every page is written once, THP is off. fd is -1 for anon.
@@ -33,7 +34,8 @@ struct kst_mem {
 struct kst_track {
 	int uffd;
 	bool rwp;
-	bool lie; /* control skip_protect: protecting succeeds and does nothing */
+	bool lie;  /* control skip_protect: protecting succeeds and does nothing */
+	bool slow; /* control slow_resolve: resolving takes KST_SLOW_NS longer */
 };
 
 /* `pages` (1..KST_MAX_PAGES) and `rounds` (1..KST_MAX_ROUNDS), out of the arguments. */
