@@ -19,8 +19,8 @@ from kselftests_py.measure import percentile, samples, spread
 
 pytestmark = [pytest.mark.measures, pytest.mark.wall]
 
-PAGES = 128
-"""Pages of each thread: with batches of 64 still two faults a round."""
+PAGES = 64
+"""Pages of each thread: one batch of the largest size."""
 ROUNDS = 4
 PROTECTIONS: list[Any] = [
     pytest.param("wp", marks=pytest.mark.needs("wp", "wp_shmem")),
