@@ -1,4 +1,7 @@
-"""A sync write-protect fault by the probe and by the usual harness beside it: ``python tests/bench_peer.py [BLOCKS]``.
+"""A sync write-protect fault by the probe and by the usual harness beside it.
+
+``python tests/bench_peer.py [BLOCKS [PREFIX ...]]``; the prefix is put before both programs, so that a busy machine
+disturbs neither: ``python tests/bench_peer.py 12 taskset -c 1 chrt -f 1``.
 
 Both take the mean of 100,000 faults on this host, in turns. The peer (peer_fault_mean.c) divides the time of whole
 passes by their faults; the probe reads the clock around every access and what two clock readings take is subtracted.
@@ -10,6 +13,7 @@ from __future__ import annotations
 import subprocess
 import sys
 import tempfile
+from collections.abc import Sequence
 from pathlib import Path
 
 from kselftests_py.lab import Lab, PipeChannel, Subject
@@ -31,9 +35,9 @@ def build_peer(folder: Path) -> Path:
     return program
 
 
-def peer(program: Path, pages: int, passes: int) -> tuple[int, float]:
+def peer(program: Path, pages: int, passes: int, prefix: Sequence[str] = ()) -> tuple[int, float]:
     """Faults, and the mean of one in nanoseconds; :raises CalledProcessError: it may not use userfaultfd here."""
-    command = [str(program), str(pages), str(passes)]
+    command = [*prefix, str(program), str(pages), str(passes)]
     faults, nanoseconds = subprocess.run(command, capture_output=True, text=True, check=True).stdout.split()
     return int(faults), float(nanoseconds)
 
@@ -47,14 +51,14 @@ def probe(subject: Subject, pages: int, passes: int) -> tuple[int, float, float]
     return found.faults, mean(found.histogram.counts) - overhead, overhead
 
 
-def main(blocks: str = "12") -> None:
+def main(blocks: str = "12", *prefix: str) -> None:
     ours, theirs, overheads = [], [], []
     readings = [passport.read(LocalHost())]
     with tempfile.TemporaryDirectory() as folder:
         program = build_peer(Path(folder))
         for _ in range(int(blocks)):
-            theirs.append(peer(program, PAGES, PASSES)[1])
-            channel = PipeChannel([str(agent())])
+            theirs.append(peer(program, PAGES, PASSES, prefix)[1])
+            channel = PipeChannel([*prefix, str(agent())])
             with Lab(channel).subject() as subject:
                 _, cost, overhead = probe(subject, PAGES, PASSES)
             channel.close()
