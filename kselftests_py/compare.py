@@ -37,7 +37,7 @@ def compare(
     :raises UsageError: the two are the same kernel, or one is none.
     :raises HarnessError: there is nothing to compare.
     """
-    configs = _differing(*(resolve(spec, view.note) for spec in (kernel, baseline)))
+    configs = differing(*(resolve(spec, view.note) for spec in (kernel, baseline)))
     asked = replace(options, kernels=(kernel,), baseline=baseline, suites=(SUITE,), mode="exact")
     folder, verdict = run.run(asked, view)
     if verdict.exit_code:
@@ -73,7 +73,7 @@ def decide(found: Comparison, allowed: float | None) -> Verdict:
     return Verdict("PASS", f"{len(found.changes)} paths compared, {dearer} dearer", 0)
 
 
-def _differing(*kernels: object) -> list[str]:
+def differing(*kernels: object) -> list[str]:
     """The symbols whose values differ: two kernels that are configured differently compare more than their source."""
     paths = [one.config for one in kernels if isinstance(one, KernelImage) and one.config]
     if len(paths) != 2:

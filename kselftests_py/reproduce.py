@@ -34,6 +34,9 @@ class Asked(msgspec.Struct, frozen=True):
     timeout: Annotated[float, Meta(ge=1, le=86_400)]
     fail_fast: bool
     controls: bool
+    blocks: Annotated[int, Meta(ge=0, le=1000)] = 0  # capsules of before there was a comparison in wall time
+    margin: Annotated[float, Meta(ge=0, le=1)] = 0.03
+    lie: Literal["", "slow_resolve"] = ""
 
 
 def reproduce(

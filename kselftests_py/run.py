@@ -44,6 +44,9 @@ class Options:
     timeout: float = 60.0
     fail_fast: bool = False
     controls: bool = False
+    blocks: int = 0  # of a comparison in wall time: each wall test so often on each kernel, the kernels taking turns
+    margin: float = 0.03  # the share by which wall time may differ and still be called the same
+    lie: str = ""  # a negative control that the kernels under test are measured with, the baselines not
     reuse: bool = False  # exact figures of the same kernel, measured in the same way before, need no boot
 
 
@@ -119,7 +122,9 @@ def run(options: Options, view: TerminalView) -> tuple[RunFolder, Verdict]:
     """
     folders = _suite_folders(options.suites)
     specs, baselines = _kernels(options, view.note)
-    targets = kst_session.targets(specs, baselines, view)
+    targets = kst_session.targets(specs, baselines, view, twice=options.blocks > 0)
+    for one in targets:
+        one.lie = options.lie if one.entry.role == "kernel" else ""
     for kernel in [one.kernel for one in targets if isinstance(one.kernel, KernelImage)]:
         for line in needs.tell(kernel, [Path(folder).name for folder in folders]):
             view.note(line)
@@ -128,6 +133,7 @@ def run(options: Options, view: TerminalView) -> tuple[RunFolder, Verdict]:
     shown = {name: str(value) if isinstance(value, Path) else value for name, value in asdict(options).items()}
     prepared = kst_session.begin(folder, targets, settings, view, shown, options.controls)
     prepared.fail_fast = options.fail_fast
+    prepared.blocks = options.blocks
     prepared.reuse = options.reuse and not options.controls
     arguments = [*folders, "-p", "no:cacheprovider", "--capture=no", "-q", f"--kst-mode={options.mode}"]
     arguments += ["-c", str(data_dir("suites") / "pytest.ini")]

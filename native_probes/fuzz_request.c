@@ -21,6 +21,7 @@
 const struct kst_op kst_latency_ops[] = {{NULL, NULL}};
 const struct kst_op kst_path_ops[] = {{NULL, NULL}};
 const struct kst_op kst_waterfall_ops[] = {{NULL, NULL}};
+const struct kst_op kst_throughput_ops[] = {{NULL, NULL}};
 const struct kst_op kst_node_ops[] = {{NULL, NULL}};
 const struct kst_op kst_evict_ops[] = {{NULL, NULL}};
 const struct kst_op kst_access_ops[] = {{NULL, NULL}};

@@ -55,6 +55,12 @@ void kst_hist_add(struct kst_hist *h, uint64_t ticks)
 	h->counts[(1U << EXACT_BITS) + (octave - EXACT_BITS) * HALF + (ticks >> (octave - EXACT_BITS + 1)) - HALF]++;
 }
 
+void kst_hist_merge(struct kst_hist *into, const struct kst_hist *from)
+{
+	for (unsigned int i = 0; i < BUCKETS; i++)
+		into->counts[i] += from->counts[i];
+}
+
 static uint64_t bucket_value(unsigned int bucket)
 {
 	unsigned int shift, above;

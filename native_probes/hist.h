@@ -22,6 +22,7 @@ struct kst_hist *kst_hist_new(void);
 void kst_hist_free(struct kst_hist *h); /* NULL is allowed */
 void kst_hist_clear(struct kst_hist *h);
 void kst_hist_add(struct kst_hist *h, uint64_t ticks);
+void kst_hist_merge(struct kst_hist *into, const struct kst_hist *from);
 /* {"unit": "ticks", "counts": [[value, count], ...]}, sorted by value; a new reference. */
 json_t *kst_hist_json(const struct kst_hist *h);
 

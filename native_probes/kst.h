@@ -64,6 +64,7 @@ extern const struct kst_op kst_actor_ops[];    /* actor.c: threads that access m
 extern const struct kst_op kst_ticket_ops[];   /* ticket.c: what became of an access */
 extern const struct kst_op kst_pagemap_ops[];  /* pagemap.c: pagemap entries and PAGEMAP_SCAN */
 extern const struct kst_op kst_latency_ops[];  /* latency.c: fault_latency, protect_cost, scan_cost */
+extern const struct kst_op kst_throughput_ops[]; /* throughput.c: fault_throughput */
 extern const struct kst_op kst_node_ops[];     /* nodes.c: move_pages, swap_cycle */
 extern const struct kst_op kst_path_ops[];     /* paths.c: path_cost */
 extern const struct kst_op kst_waterfall_ops[]; /* waterfall.c: where a sync fault spends what it costs */

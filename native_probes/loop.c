@@ -148,7 +148,10 @@ json_t *kst_loop_init(struct kst_loop *l, const struct kst_subject *s, const jso
 	const char *kind;
 	uint64_t pages;
 
-	*l = (struct kst_loop){ .source = MAP_FAILED, .track = { .uffd = -1, .lie = kst_control(s, "skip_protect") } };
+	*l = (struct kst_loop){
+		.source = MAP_FAILED,
+		.track = { .uffd = -1, .lie = kst_control(s, "skip_protect"), .slow = kst_control(s, "slow_resolve") },
+	};
 	if (!kst_loop_size(args, &pages, &l->rounds, &reply) || !kst_arg_str(args, "kind", &kind, &reply) ||
 	    (tracked && !kst_arg_either(args, "mode", "wp", "rwp", &l->track.rwp, &reply)) ||
 	    !kst_arg_either(args, "clock", "mono", "tsc", &l->tsc, &reply))

@@ -243,6 +243,9 @@ int kst_track_protect(const struct kst_track *t, void *addr, size_t len, bool on
 
 	if (t->lie && on)
 		return 0;
+	if (t->slow && !on)
+		for (uint64_t end = kst_now_ns() + KST_SLOW_NS; kst_now_ns() < end;)
+			;
 	if (t->rwp)
 		return ioctl(t->uffd, UFFDIO_RWPROTECT, &rwp) ? errno : 0;
 	return ioctl(t->uffd, UFFDIO_WRITEPROTECT, &wp) ? errno : 0;

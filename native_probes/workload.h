@@ -15,6 +15,7 @@
 #define KST_MAX_PAGES 262144
 #define KST_MAX_ROUNDS 1000000
 #define KST_TABLE_SPAN (2UL << 20) /* bytes; what one page table maps on x86-64; a multiple of any smaller one */
+#define KST_SLOW_NS 2000
 
 /*
  * Memory of `pages` pages of `page_size` bytes; every page is written once (`zero`: read once). fd is -1 if it is
@@ -36,7 +37,8 @@ struct kst_mem {
 struct kst_track {
 	int uffd;
 	bool rwp;
-	bool lie; /* control skip_protect: protecting succeeds and does nothing */
+	bool lie;  /* control skip_protect: protecting succeeds and does nothing */
+	bool slow; /* control slow_resolve: resolving takes KST_SLOW_NS longer */
 };
 
 /* `pages` (1..KST_MAX_PAGES) and `rounds` (1..KST_MAX_ROUNDS), out of the arguments. */

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 import socket
 import subprocess
+import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -19,6 +21,7 @@ from kselftests_py.lab.build import agent
 from kselftests_py.lab.channel import ChannelError
 from kselftests_py.machines.machine import Loss
 from kselftests_py.machines.ssh import SshHost
+from kselftests_py.results import RunFolder
 
 pytestmark = [
     pytest.mark.skipif(shutil.which("dropbear") is None, reason="no dropbear to connect to"),
@@ -97,3 +100,16 @@ def test_unknown_host_key_and_wrong_key_are_refused_in_one_line(sshd: RunningKer
     key.unlink()
     with pytest.raises(HarnessError, match="no SSH connection"):
         SshHost(sshd, agent()).start()
+
+
+def test_hosts_over_ssh_are_compared_in_wall_time(sshd: RunningKernel, tmp_path: Path) -> None:
+    """The same host twice, two blocks each: what it is like is read over there; two blocks are no verdict."""
+    command = [Path(sys.executable).parent / "kst", "compare", sshd.spec, sshd.spec, "--mode", "wall", "--boots", "2"]
+    command += ["--json", "--out", tmp_path / "run", "-k", "protect_cost and wp and anon"]
+    done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=300)
+    told = json.loads(done.stdout)
+    if told["verdict"] == "NOTHING TESTED":
+        pytest.skip("userfaultfd write protection is not to be had here")
+    assert (done.returncode, told["wall"]["replicate"]) == (0, "block"), done.stderr[-2000:]
+    assert {one["verdict"] for one in told["wall"]["changes"]} == {"cannot tell"}
+    assert all("4 readings" in entry.noise["load"] for entry in RunFolder.open(tmp_path / "run").manifest().kernels)

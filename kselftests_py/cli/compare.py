@@ -3,17 +3,22 @@
 from __future__ import annotations
 
 import sys
+from dataclasses import replace
 from pathlib import Path
+from typing import NoReturn
 
 import click
 import msgspec
 from rich.console import Console
 
-from kselftests_py import compare, run
+from kselftests_py import compare, compare_wall, run
 from kselftests_py.cli.errors import EPILOG, one_line_errors
-from kselftests_py.reports import changes
+from kselftests_py.errors import UsageError
+from kselftests_py.reports import changes, shifts
+from kselftests_py.reports.comparison import is_emulated
 from kselftests_py.reports.terminal import TerminalView
 from kselftests_py.reports.text import one_line
+from kselftests_py.results import RunFolder, Verdict
 
 _NAMED = 8
 
@@ -22,11 +27,41 @@ _NAMED = 8
 @click.argument("kernel", metavar="KERNEL")
 @click.argument("baseline", metavar="BASELINE")
 @click.option(
+    "--mode",
+    type=click.Choice(["exact", "wall"]),
+    default="exact",
+    show_default=True,
+    help="Compare instructions, or nanoseconds: where the machine is fit for it, else nothing is decided.",
+)
+@click.option(
+    "--boots",
+    "blocks",
+    type=click.IntRange(1, 1000),
+    metavar="N",
+    help="Wall: boots of each kernel, taking turns; on host and ssh: blocks. "
+    f"Default: {compare_wall.BOOTS} boots, {compare_wall.BLOCKS} blocks.",
+)
+@click.option(
+    "--margin",
+    type=click.FloatRange(0, 100),
+    default=3.0,
+    show_default=True,
+    metavar="PERCENT",
+    help="Wall: a change within this is the same.",
+)
+@click.option(
+    "--lie",
+    type=click.Choice(["slow_resolve"]),
+    default=None,
+    help="Wall: measure KERNEL with this negative control of the probe; 0 if the comparison notices, 1 if not.",
+)
+@click.option(
     "--max-regression",
     "allowed",
     type=click.FloatRange(min=0),
     metavar="N",
-    help="Fail (1) if a path became dearer by more than N instructions. Default: only tell.",
+    help="Fail (1) if a path became dearer by more than N instructions, or surely slower by more than N ns and the "
+    "margin. Default: only tell.",
 )
 @click.option("-k", "expression", default="", metavar="EXPR", help="Only paths whose tests' names match, as in pytest.")
 @click.option("--memory", default="1G", show_default=True, metavar="SIZE", help="Memory of a guest, as vng takes it.")
@@ -42,6 +77,10 @@ _NAMED = 8
 def compare_command(
     kernel: str,
     baseline: str,
+    mode: str,
+    blocks: int | None,
+    margin: float,
+    lie: str | None,
     allowed: float | None,
     expression: str,
     memory: str,
@@ -49,31 +88,69 @@ def compare_command(
     again: bool,
     as_json: bool,
 ) -> None:
-    """Measure KERNEL and BASELINE in exact mode, and tell for each path how many instructions it became dearer.
+    """Measure KERNEL and BASELINE, and tell for each path what it became dearer by.
 
-    Both are specs as for 'kst run --kernel'. A path with one thread is exact: one instruction more is told. What was
-    measured before with the same probe, suites and QEMU is not measured again.
+    Both are specs as for 'kst run --kernel'. In exact mode, instructions: a path with one thread is exact, one
+    instruction more is told, and what was measured before with the same probe, suites and QEMU is not measured again.
+    In wall mode, nanoseconds on guests with KVM, ssh: hosts and host: the kernels take turns, boot by boot, and a
+    kernel may be compared with itself.
     """
+    if mode == "exact" and (blocks is not None or lie is not None):
+        raise UsageError("--boots and --lie are for --mode wall: an exact figure needs no second boot")
     view = TerminalView(Console(stderr=as_json))
-    options = run.Options(expression=expression, memory=memory, out=out, reuse=not again)
+    options = run.Options(expression=expression, memory=memory, out=out)
+    if mode == "wall":
+        options = replace(options, blocks=blocks or 0, margin=margin / 100, lie=lie or "")
+        folder, shifted, verdict = compare_wall.compare_wall(options, kernel, baseline, allowed, view)
+        _show_wall(shifted, folder, view)
+        _end(folder, shifted, verdict, view, as_json)
+    options = replace(options, reuse=not again)
     folder, found, verdict = compare.compare(options, kernel, baseline, allowed, view)
     if found.changes:
         view.console.print()
         view.console.print(changes.table(found.changes, found.baseline, found.kernel), highlight=False)
     for text in _notes(found):
         view.note(text)
-    view.console.print(one_line(f"{verdict.word}: {verdict.why}."), highlight=False, markup=False)
+    _end(folder, found, verdict, view, as_json)
+
+
+def _end(folder: RunFolder, found: msgspec.Struct, verdict: Verdict, view: TerminalView, as_json: bool) -> NoReturn:
+    view.console.print(one_line(f"{verdict.word}: {verdict.why}.", 1000), highlight=False, markup=False)
     if as_json:
         told = {"verdict": verdict.word, "why": verdict.why, "exit_code": verdict.exit_code, "run": str(folder.path)}
         click.echo(msgspec.json.encode(told | msgspec.to_builtins(found)))
     sys.exit(verdict.exit_code)
 
 
+def _show_wall(found: compare_wall.WallComparison, folder: RunFolder, view: TerminalView) -> None:
+    compared = found.wall
+    if compared is not None:
+        manifest = folder.manifest()
+        relative = any(is_emulated(label, manifest) for label in (compared.base, compared.head))
+        heads = (compared.base, compared.head)
+        tables = [shifts.table(compared.changes, compared, heads, relative=relative)]
+        for label, beside in compared.protections.items():
+            tables.append(shifts.table(beside, compared, (f"{label} WP", "RWP"), relative=relative))
+        if not relative and (tails := shifts.tails_table(compared.changes, heads)) is not None:
+            tables.append(tails)
+        for table in tables:
+            view.console.print()
+            view.console.print(table, highlight=False)
+        for entry in manifest.kernels:
+            view.note(f"{entry.label}: {', '.join(f'{name} {value}' for name, value in entry.noise.items())}")
+    for text in _differences(found.configs):
+        view.note(text)
+
+
+def _differences(configs: list[str]) -> list[str]:
+    if not configs:
+        return []
+    named = ", ".join(configs[:_NAMED]) + (", ..." if len(configs) > _NAMED else "")
+    return [f"the configurations differ in {len(configs)} symbols ({named}): not the source alone"]
+
+
 def _notes(found: compare.Comparison) -> list[str]:
-    notes = []
-    if found.configs:
-        named = ", ".join(found.configs[:_NAMED]) + (", ..." if len(found.configs) > _NAMED else "")
-        notes.append(f"the configurations differ in {len(found.configs)} symbols ({named}): not the source alone")
+    notes = _differences(found.configs)
     if found.missing:
         notes.append(f"{len(found.missing)} paths were measured on {found.baseline} only, such as {found.missing[0]}")
     return notes

@@ -290,6 +290,17 @@ class PathCost(Struct):
     overhead: Histogram
 
 
+class Throughput(Struct):
+    """Sync faults by several threads (op ``fault_throughput``): ``histogram`` has one sample an access that faulted,
+    ``elapsed`` is the ticks from the first thread's begin to the last one's end, over all rounds."""
+
+    histogram: Histogram
+    overhead: Histogram
+    faults: Count
+    accesses: Count
+    elapsed: Count
+
+
 class Evicted(Struct):
     """Counters of the eviction loop (op ``evict``)."""
 

@@ -185,6 +185,16 @@ class Subject:
         args |= {"vmas": vmas} | ({"mode": mode} if mode else {})
         return self.call(ops.loop("path_cost", replies.PathCost, LOOP_MS, **args))
 
+    def fault_throughput(
+        self, *, mode: str, kind: str, access: str, pages: int, rounds: int, clock: str, handler: str, threads: int = 1,
+        batch: int = 1,
+    ) -> replies.Throughput:  # fmt: skip
+        """Sync faults by *threads* threads at once; *handler* is ``poll``, ``read`` or ``sigbus``, and resolves *batch*
+        pages with one call."""
+        args: dict[str, Any] = {"mode": mode, "kind": kind, "access": access, "pages": pages, "rounds": rounds}
+        args |= {"clock": clock, "handler": handler, "threads": threads, "batch": batch}
+        return self.call(ops.loop("fault_throughput", replies.Throughput, LOOP_MS, **args))
+
     def evict(
         self, *, mode: str, pages: int, writers: int, rounds: int, seed: int, variant: str = "documented"
     ) -> replies.Evicted:

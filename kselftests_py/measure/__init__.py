@@ -2,6 +2,6 @@
 
 from __future__ import annotations
 
-from kselftests_py.measure.histogram import Histogram, merge, percentile, rebin, samples, spread
+from kselftests_py.measure.histogram import Histogram, mean, merge, percentile, rebin, samples, spread, tails
 
-__all__ = ["Histogram", "merge", "percentile", "rebin", "samples", "spread"]
+__all__ = ["Histogram", "mean", "merge", "percentile", "rebin", "samples", "spread", "tails"]

@@ -53,6 +53,23 @@ def spread(histogram: Histogram) -> tuple[float, float]:
     return percentile(histogram, 10), percentile(histogram, 90)
 
 
+TAILS = (50, 90, 99, 99.9)
+
+
+def tails(histogram: Histogram) -> dict[str, float]:
+    """``p50`` to ``p99.9``, each only where at least one sample lies above it: else it would be the maximum."""
+    total = samples(histogram)
+    return {f"p{at:g}": percentile(histogram, at) for at in TAILS if total * (1000 - 10 * at) >= 1000}
+
+
+def mean(histogram: Histogram) -> float:
+    """The arithmetic mean; :raises ValueError: no samples."""
+    total = samples(histogram)
+    if not total:
+        raise ValueError("a histogram without samples has no mean")
+    return float(sum(value * count for value, count in histogram) / total)
+
+
 def rebin(histogram: Histogram, edges: Sequence[float]) -> npt.NDArray[np.float64]:
     """The share (0..1) of the samples in each bin ``[edges[i], edges[i + 1])``, the last one closed; for drawing.
 

@@ -20,6 +20,7 @@ from kselftests_py.pytest_plugin import known, session
 from kselftests_py.pytest_plugin.fixtures import (
     caps,
     exact_subject,
+    kst_block,
     kst_control,
     kst_target,
     lab,
@@ -35,7 +36,8 @@ from kselftests_py.pytest_plugin.station import Settings, Target
 from kselftests_py.results import Outcome, Record, RunFolder
 
 __all__ = [
-    "caps", "exact_subject", "kst_control", "kst_target", "lab", "machine", "record_metric", "record_part", "subject",
+    "caps", "exact_subject", "kst_block", "kst_control", "kst_target", "lab", "machine", "record_metric", "record_part",
+    "subject",
 ]  # fmt: skip
 
 _MARKS = (
@@ -112,6 +114,9 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
             raise pytest.UsageError("these tests need a kernel: give --kst-kernel SPEC, for example debian:7.3 or host")
         targets = run.bench.targets if run else []
         metafunc.parametrize("kst_target", targets, indirect=True, scope="session", ids=[one.label for one in targets])
+    if run and run.blocks and "kst_block" in metafunc.fixturenames and metafunc.definition.get_closest_marker("wall"):
+        numbers = range(1, run.blocks + 1)
+        metafunc.parametrize("kst_block", numbers, indirect=True, ids=[f"block{number}" for number in numbers])
     if run and run.controls and "kst_control" in metafunc.fixturenames:
         names = [name for mark in metafunc.definition.iter_markers("control") for name in mark.args]
         if names:
@@ -128,6 +133,17 @@ def _control(item: pytest.Item) -> str | None:
     spec = getattr(item, "callspec", None)
     control: str | None = spec.params.get("kst_control") if spec else None
     return control
+
+
+def _block(item: pytest.Item) -> int:
+    spec = getattr(item, "callspec", None)
+    block: int = spec.params.get("kst_block", 0) if spec else 0
+    return block
+
+
+def _ends_block(item: pytest.Item, following: pytest.Item | None) -> bool:
+    here, there = _block(item), _block(following) if following else 0
+    return here > 0 and (here != there or following is None or _target(item) is not _target(following))
 
 
 def _profile(item: pytest.Item) -> str:
@@ -160,9 +176,11 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
         config.hook.pytest_deselected(items=dropped)
     order = [one.label for one in run.bench.targets]
 
-    def place(item: pytest.Item) -> tuple[int, bool]:
+    run.bench.wall = any(item.get_closest_marker("wall") for item in kept)
+
+    def place(item: pytest.Item) -> tuple[int, int, bool]:
         target = _target(item)
-        return (order.index(target.label) if target else -1), _profile(item) == "exact"
+        return _block(item), (order.index(target.label) if target else -1), _profile(item) == "exact"
 
     items[:] = sorted(kept, key=place)  # stable: within a kernel and a kind of machine the suites keep their order
 
@@ -175,8 +193,10 @@ def pytest_runtest_protocol(item: pytest.Item, nextitem: pytest.Item | None) -> 
     run.listener.test_started(test_id(item, target.label), target.label)
     began = time.monotonic()
     result = yield
-    made = record(item, target, _look_at_kernel(item, run), began, _control(item))
+    made = record(item, target, _look_at_kernel(item, run), began, _control(item), _block(item))
     _settle(item, run, made)
+    if _ends_block(item, nextitem):
+        _end_block(item, run)
     everything = [*item.stash.get(PARTS, []), made]
     try:
         for one in everything:
@@ -216,6 +236,14 @@ def _settle(item: pytest.Item, run: session.Run, made: Record) -> None:
     crashed = made.outcome in (Outcome.CRASH, Outcome.HANG) or made.message.startswith("control break_log")
     if station is not None and (crashed or lost):
         run.bench.lost(station)
+
+
+def _end_block(item: pytest.Item, run: session.Run) -> None:
+    """The next block begins on a machine that is started anew: the block, a guest's boot, is what is replicated."""
+    station = item.stash.get(STATION, None)
+    if station is not None and station.lab is not None:
+        run.bench.observe(station)
+        station.stop()
 
 
 @pytest.hookimpl(tryfirst=True)

@@ -10,6 +10,7 @@ import pytest
 from kselftests_py.errors import KstError
 from kselftests_py.lab import Capabilities, Lab, Subject
 from kselftests_py.machines.machine import Machine
+from kselftests_py.measure import tails
 from kselftests_py.pytest_plugin.keys import METRICS, PARTS, RUN, STATION
 from kselftests_py.pytest_plugin.names import suite_of
 from kselftests_py.pytest_plugin.station import Station, Target
@@ -28,6 +29,13 @@ def kst_control(request: pytest.FixtureRequest) -> str | None:
     """The negative control this test runs under (--kst-controls), or None."""
     control: str | None = getattr(request, "param", None)
     return control
+
+
+@pytest.fixture
+def kst_block(request: pytest.FixtureRequest) -> int:
+    """Which of the run's interleaved blocks this test belongs to; 0: there are none."""
+    block: int = getattr(request, "param", 0)
+    return block
 
 
 def _station(request: pytest.FixtureRequest, target: Target, profile: Literal["functional", "exact"]) -> Station:
@@ -69,9 +77,11 @@ def caps(kst_target: Target, lab: Lab) -> Capabilities:
 
 
 @pytest.fixture
-def subject(request: pytest.FixtureRequest, kst_target: Target, kst_control: str | None) -> Iterator[Subject]:
+def subject(
+    request: pytest.FixtureRequest, kst_target: Target, kst_control: str | None, kst_block: int
+) -> Iterator[Subject]:
     """A fresh process on the kernel under test; killed after the test."""
-    yield from _subject(_station(request, kst_target, "functional"), kst_control)
+    yield from _subject(_station(request, kst_target, "functional"), kst_control or kst_target.lie or None)
 
 
 @pytest.fixture
@@ -86,6 +96,8 @@ def record_metric(request: pytest.FixtureRequest) -> Callable[..., None]:
     metrics: list[Metric] = request.node.stash.setdefault(METRICS, [])
 
     def add(name: str, value: float, unit: str, **rest: Any) -> None:
+        if rest.get("mode") == "wall" and rest.get("histogram"):
+            rest["percentiles"] = tails(rest["histogram"])
         metrics.append(Metric(name=name, value=value, unit=unit, **rest))
 
     return add

@@ -63,7 +63,9 @@ def _first_line(error: BaseException) -> str:
     )
 
 
-def record(item: pytest.Item, target: Target, splat: Splat | None, began: float, control: str | None) -> Record:
+def record(
+    item: pytest.Item, target: Target, splat: Splat | None, began: float, control: str | None, block: int = 0
+) -> Record:
     """The record of a finished test. Under a negative *control* a test must FAIL or CRASH: then it passes here."""
     errors = item.stash.get(ERRORS, [])
     outcome, message, log = _outcome(errors, splat)
@@ -89,5 +91,6 @@ def record(item: pytest.Item, target: Target, splat: Splat | None, began: float,
         claim=inspect.cleandoc(getattr(getattr(item, "obj", None), "__doc__", None) or ""),
         finding=str(mark.args[0]) if mark else "",
         metrics=item.stash.get(METRICS, []),
+        block=block,
         profile=station.profile if station else "",
     )

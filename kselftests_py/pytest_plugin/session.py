@@ -55,12 +55,14 @@ class Run:
     listener: Listener
     controls: bool
     fail_fast: bool = False  # stop at the first failure; not pytest's -x, which stops at an expected one as well
+    blocks: int = 0  # how often each wall test is run, the kernels taking turns; 0: once, one kernel after the other
     reuse: bool = False  # exact figures measured before are taken, not measured again
     stopped: KstError | None = None  # why the run could not go on
 
     def finish(self, complete: bool) -> None:
         """Stop the machines and write the manifest's last state; a run that was interrupted has no `finished`."""
         self.bench.close()
+        self.bench.judge_noise()
         under_test = [one for one in self.bench.targets if one.entry.role == "kernel"]
         failed = [str(one.broken) for one in under_test if isinstance(one.broken, BootError)]
         self.manifest.boot_failed = failed[0] if failed else ""
@@ -82,8 +84,11 @@ def _versions() -> dict[str, str]:
     return found
 
 
-def targets(specs: Sequence[str], baselines: Sequence[str], listener: Listener) -> list[Target]:
-    """The kernels of a run, baselines first; :raises UsageError: two of them are the same kernel."""
+def targets(specs: Sequence[str], baselines: Sequence[str], listener: Listener, *, twice: bool = False) -> list[Target]:
+    """The kernels of a run, baselines first.
+
+    :raises UsageError: two of them are the same kernel, unless *twice*: that is how a comparison is tried itself.
+    """
     found: list[Target] = []
     for role, given in (("baseline", baselines), ("kernel", specs)):
         for spec in given:
@@ -99,7 +104,9 @@ def targets(specs: Sequence[str], baselines: Sequence[str], listener: Listener) 
             same = [
                 one for one in found if (entry.digest and one.entry.digest == entry.digest) or one.label == entry.label
             ]
-            if same:
+            if same and twice:
+                entry.label = f"{entry.label} again"
+            elif same:
                 raise UsageError(
                     f"{spec} and {same[0].entry.spec} are the same kernel ({entry.release}); name two different ones"
                 )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import subprocess
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -15,12 +16,12 @@ from kselftests_py.kernels import KernelImage, RunningKernel
 from kselftests_py.lab import Capabilities, KernelRefused, Lab
 from kselftests_py.lab.build import agent
 from kselftests_py.lab.channel import ChannelError, ChannelTimeout
-from kselftests_py.machines import accelerator
+from kselftests_py.machines import accelerator, passport
 from kselftests_py.machines.local import LocalHost
 from kselftests_py.machines.machine import Loss, Machine, MachineInfo, MachineLost
 from kselftests_py.machines.ssh import SshHost
 from kselftests_py.machines.vng import GuestOptions, VngGuest
-from kselftests_py.measure import percentile
+from kselftests_py.measure import percentile, samples
 from kselftests_py.results import KernelEntry, RunFolder
 
 Profile = Literal["functional", "exact"]
@@ -55,6 +56,9 @@ class Target:
     capabilities: Capabilities | None = None
     boots: int = 0
     broken: KstError | None = None  # why it does not come up; nothing more is tried then
+    lie: str = ""  # the negative control that each of its subjects is put under
+    readings: list[passport.Passport] = field(default_factory=list)  # of its machine, while wall time is measured
+    around: list[passport.Passport] = field(default_factory=list)  # of the machine that runs its guest
 
     @property
     def label(self) -> str:
@@ -139,6 +143,21 @@ def check_clock(lab: Lab, label: str) -> None:
         )
 
 
+def clock_fault(lab: Lab) -> str:
+    """Why the machine's CLOCK_MONOTONIC_RAW cannot measure what is measured here; empty if it can.
+
+    2,000 instructions take about a microsecond or less. A clock on which most such spans take no time at all, or all of
+    them whole microseconds, does not see them.
+    """
+    with lab.subject() as subject:
+        spans = subject.path_cost("spin", kind="anon", pages=1, rounds=99, clock="mono").histogram.counts
+    if 2 * sum(count for value, count in spans if value == 0) >= samples(spans):
+        return "its clock stands still while 2,000 instructions run"
+    if all(value % 1000 == 0 for value, _ in spans):
+        return "its clock moves in steps of a microsecond or more"
+    return ""
+
+
 @dataclass
 class Bench:
     """All stations of a run. One machine runs at a time: two would disturb each other's numbers."""
@@ -149,6 +168,7 @@ class Bench:
     note: Callable[[str], None]
     versions: dict[str, str]  # of the manifest
     changed: Callable[[], None]  # the manifest changed
+    wall: bool = False  # nanoseconds are measured: what they depend on is kept
     _stations: dict[tuple[str, Profile], Station] = field(default_factory=dict)
 
     def station(self, target: Target, profile: Profile) -> Station:
@@ -166,7 +186,9 @@ class Bench:
         target = station.target
         if target.broken is not None:
             raise target.broken
-        self.note(f"{target.label}: starting ({station.profile})")
+        # A machine that is not booted is told of once, however many blocks it is measured in.
+        tell = self.note if target.capabilities is None or isinstance(target.kernel, KernelImage) else lambda _: None
+        tell(f"{target.label}: starting ({station.profile})")
         try:
             station.machine = self._machine(target, station.profile)
             info = station.machine.start()
@@ -182,7 +204,9 @@ class Bench:
             target.broken = error
             raise
         self._describe(target.entry, info)
-        self.note(f"{target.label}: up in {info.boot_s:.1f} s ({station.profile}, {info.accelerator})")
+        if self.wall and station.profile == "functional":
+            self._check_wall(station)
+        tell(f"{target.label}: up in {info.boot_s:.1f} s ({station.profile}, {info.accelerator})")
 
     def _first_log(self, station: Station) -> None:
         """From here on, what the kernel says is about a test."""
@@ -196,6 +220,38 @@ class Bench:
             return
         if station.taint & BROKEN_TAINT:
             self.note(f"{label}: tainted by its own boot (0x{station.taint:x}); see its console")
+
+    def _check_wall(self, station: Station) -> None:
+        """Whether nanoseconds of this machine mean anything: told, never a reason to stop."""
+        assert station.lab is not None
+        entry = station.target.entry
+        if entry.accelerator == "tcg" and (why := "emulated by QEMU (TCG)") not in entry.unfit:
+            entry.unfit.append(why)
+        if (why := clock_fault(station.lab)) and why not in entry.unfit:
+            entry.unfit.append(why)
+        self.observe(station)
+
+    def observe(self, station: Station) -> None:
+        """Take down what the wall time of this moment depends on."""
+        target = station.target
+        if station.machine is None:
+            return
+        sources = [(station.machine, target.readings)]
+        if isinstance(target.kernel, KernelImage):
+            sources.append((LocalHost(), target.around))
+        try:
+            for source, readings in sources:
+                readings.append(passport.read(source))
+        except (ChannelError, OSError, subprocess.SubprocessError) as error:
+            self.note(f"{target.label}: its state cannot be read: {error}")
+        target.entry.noise = passport.summary(target.readings)
+        target.entry.noise |= {f"host {name}": value for name, value in passport.summary(target.around).items()}
+        self.changed()
+
+    def judge_noise(self) -> None:
+        """At the end: what was read says whether wall time may decide anything."""
+        for target in self.targets:
+            target.entry.unfit += [*passport.unfit(target.readings), *passport.unfit(target.around, "host ")]
 
     def _describe(self, entry: KernelEntry, info: MachineInfo) -> None:
         entry.boot_s.append(round(info.boot_s, 2))

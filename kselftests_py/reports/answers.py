@@ -25,7 +25,7 @@ class Answer(msgspec.Struct, frozen=True):
 
 def answers(records: Sequence[Record], manifest: Manifest) -> list[Answer]:
     """The sentences of a run; kernels under test come before the baseline."""
-    if manifest.options.get("controls"):
+    if manifest.options.get("controls") or manifest.options.get("lie"):
         return []
     order = sorted(manifest.kernels, key=lambda entry: entry.role == "baseline")
     short = comparison.short_names(entry.label for entry in manifest.kernels)

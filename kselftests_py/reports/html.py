@@ -6,16 +6,18 @@ import json
 from collections import defaultdict
 from itertools import groupby
 from pathlib import Path
+from typing import NamedTuple
 
 import jinja2
 from markupsafe import Markup, escape
 
-from kselftests_py.reports import accesses, changes, charts, comparison, waterfall
+from kselftests_py.reports import accesses, changes, charts, comparison, shifts, waterfall
 from kselftests_py.reports.answers import answers
 from kselftests_py.reports.text import one_line, printable
-from kselftests_py.results import Manifest, Outcome, Record, RunFolder, judge
+from kselftests_py.results import Manifest, Outcome, Record, RunFolder, judge, wall
 from kselftests_py.results.regression import changes_of_run, pair
 from kselftests_py.results.verdict import counts, outcome_word
+from kselftests_py.results.wall import Wall, WallChange
 
 LOG_EXCERPT = 16_384
 
@@ -60,6 +62,9 @@ def render(records: list[Record], manifest: Manifest) -> str:
         stages=list(waterfall.STAGES.values()),
         changes=[(change, changes.row(change)) for change in changes_of_run(records, manifest)],
         change_headings=[*(entry.label for entry in pair(manifest) or ()), *changes.HEADINGS],
+        shifts=_shifts(records, manifest),
+        shift_headings=shifts.HEADINGS,
+        percentile_names=shifts.PERCENTILES,
         tables=[(table, _bars(table)) for table in tables if not table.relative],
         relative=[(table, _bars(table), charts.histograms(table)) for table in tables if table.relative],
         distributions=[(table, panels) for table in tables if not table.relative and (panels := _distributions(table))],
@@ -73,6 +78,33 @@ def render(records: list[Record], manifest: Manifest) -> str:
         skips=_skips_by_reason(records),
         tests=_by_kernel_and_suite(records),
     )
+
+
+class _Side(NamedTuple):
+    """One table of the wall comparison: its heads, and its rows with their percentiles."""
+
+    heads: tuple[str, str]
+    rows: list[tuple[WallChange, list[str], list[str]]]
+
+
+def _shifts(records: list[Record], manifest: Manifest) -> tuple[Wall, list[_Side]] | None:
+    """The comparison in wall time, if the run made one; under emulation as shares only."""
+    compared = wall.of_run(records, manifest)
+    if compared is None:
+        return None
+    relative = any(comparison.is_emulated(label, manifest) for label in (compared.base, compared.head))
+    pairs = [((compared.base, compared.head), compared.changes)]
+    pairs += [((f"{label} WP", "RWP"), found) for label, found in compared.protections.items()]
+    return compared, [
+        _Side(
+            heads,
+            [
+                (change, shifts.row(change, relative=relative), [] if relative else shifts.percentiles(change))
+                for change in found
+            ],
+        )
+        for heads, found in pairs
+    ]
 
 
 def _bars(table: comparison.Table) -> list[tuple[str, str]]:

@@ -11,9 +11,9 @@ from pathlib import Path
 
 from junit_xml import TestCase, TestSuite, to_xml_report_string
 
-from kselftests_py.reports.comparison import may_print
+from kselftests_py.reports.comparison import is_emulated, may_print
 from kselftests_py.reports.text import one_line, printable
-from kselftests_py.results import Manifest, Outcome, Record, RunFolder
+from kselftests_py.results import Manifest, Outcome, Record, RunFolder, wall
 from kselftests_py.results.regression import changes_of_run
 
 LOG_EXCERPT = 16_384  # what KCIDB allows; a CI that takes JUnit wants small files too
@@ -27,11 +27,25 @@ def write(run: RunFolder) -> Path:
         one_line(f"more:{change.name} {change.title} [{change.unit}]", 1000): f"{change.more:+.10g}"
         for change in changes_of_run(records, manifest)
     }
+    more |= _shifts(records, manifest)
     suites = [
         _suite(kernel, suite, list(group), manifest, more)
         for (kernel, suite), group in groupby(records, key=lambda record: (record.kernel, record.suite))
     ]
     return run.write_file("junit.xml", to_xml_report_string(suites, encoding="utf-8").encode())
+
+
+def _shifts(records: list[Record], manifest: Manifest) -> dict[str, str]:
+    """Each path's shift in wall time with its interval and verdict, if the run compared; not under emulation."""
+    compared = wall.of_run(records, manifest)
+    if compared is None or any(is_emulated(one, manifest) for one in (compared.base, compared.head)):
+        return {}
+    told = {}
+    for change in compared.changes:
+        shift = change.shift
+        name = one_line(f"shift:{change.name} {change.title} [ns]", 1000)
+        told[name] = f"{shift.more:+.10g} ({shift.low:+.10g} to {shift.high:+.10g}) {change.verdict}"
+    return told
 
 
 def _suite(kernel: str, suite: str, records: list[Record], manifest: Manifest, more: dict[str, str]) -> TestSuite:

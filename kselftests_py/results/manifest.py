@@ -30,6 +30,11 @@ class KernelEntry(msgspec.Struct, kw_only=True):
     qemu_cmdlines: Annotated[list[str], Meta(description="one for each kind of machine booted")] = []
     accelerator: Annotated[str, Meta(description='"kvm", "tcg", or "none" for real machines')] = ""
     accelerator_reason: Annotated[str, Meta(description="why that one")] = ""
+    noise: Annotated[
+        dict[str, str],
+        Meta(description="where wall time was measured: what it depends on beside the kernel; `host ...`: of the VM's"),
+    ] = {}
+    unfit: Annotated[list[str], Meta(description="why its wall time decides nothing; empty: it may")] = []
     boot_s: Annotated[list[float], Meta(description="seconds from start to the probe's first reply, each boot")] = []
 
 
