@@ -18,7 +18,8 @@
 static const struct kst_op *const tables[] = {
 	kst_region_ops,	 kst_memory_ops,  kst_uffd_ops,	   kst_event_ops,   kst_actor_ops, kst_pagemap_ops,
 	kst_ticket_ops,	 kst_process_ops, kst_control_ops, kst_latency_ops, kst_path_ops,  kst_node_ops,
-	kst_evict_ops,	 kst_refusal_ops, kst_access_ops,  kst_race_ops,	   kst_vcpu_ops,
+	kst_evict_ops,	 kst_refusal_ops, kst_access_ops,  kst_race_ops,	   kst_vcpu_ops,  kst_knob_ops,
+	kst_pin_ops,
 };
 
 static json_t *run(void *ctx, const json_t *args)

@@ -96,7 +96,7 @@ class Actor:
         return self.access("rmw", addr, value)
 
     def access(self, how: str, addr: int, value: int | None = None) -> Ticket:
-        """Access *addr*; *how* is ``read``, ``write``, ``rmw`` or ``exec``."""
+        """Access *addr*; *how* is ``read``, ``write``, ``rmw``, ``exec`` or a system call (docs/probe-protocol.md)."""
         return Ticket(self._subject, self._subject.call(ops.access(self.handle, how, addr, value)).ticket)
 
     def repeat(self, how: str, addr: int) -> Ticket:

@@ -116,6 +116,14 @@ def mprotect(addr: int, length: int, prot: int) -> Op[replies.Empty]:
     return _op("mprotect", replies.Empty, addr=addr, len=length, prot=prot)
 
 
+def mlock(addr: int, length: int, *, onfault: bool = False) -> Op[replies.Empty]:
+    return _op("mlock", replies.Empty, addr=addr, len=length, onfault=onfault)
+
+
+def munlock(addr: int, length: int) -> Op[replies.Empty]:
+    return _op("munlock", replies.Empty, addr=addr, len=length)
+
+
 def munmap(addr: int, length: int) -> Op[replies.Empty]:
     return _op("munmap", replies.Empty, addr=addr, len=length)
 
@@ -138,6 +146,27 @@ def move_pages(addr: int, length: int, page_size: int, node: int | None = None) 
 
 def swap_cycle() -> Op[replies.Empty]:
     return _op("swap_cycle", replies.Empty)
+
+
+def pin(addr: int, length: int) -> Op[replies.Empty]:
+    """Pin the pages for input and output, until ``unpin`` (FOLL_PIN, FOLL_LONGTERM)."""
+    return _op("pin", replies.Empty, addr=addr, len=length)
+
+
+def unpin() -> Op[replies.Empty]:
+    return _op("unpin", replies.Empty)
+
+
+def knob(name: str, key: str | None = None, at_least: int | None = None, timeout_ms: int = 0) -> Op[replies.Number]:
+    """A counter or setting of the machine, once it is *at_least* that, or what it is after *timeout_ms*.
+
+    *key* is the name of a counter of ``vmstat``.
+    """
+    return _op("knob", replies.Number, name=name, key=key, at_least=at_least, timeout_ms=timeout_ms)
+
+
+def knob_set(name: str, value: str) -> Op[replies.Empty]:
+    return _op("knob_set", replies.Empty, name=name, value=value)
 
 
 # userfaultfd.
@@ -237,11 +266,20 @@ def ticket(ticket: int, want: str | None = None, timeout_ms: int | None = None) 
     return _op("ticket", replies.TicketState, ticket=ticket, want=want, timeout_ms=timeout_ms)
 
 
+def latest_ticket(actor: int, want: str | None = None, timeout_ms: int | None = None) -> Op[replies.TicketState]:
+    """The same of the latest ticket of an actor."""
+    return _op("ticket", replies.TicketState, actor=actor, want=want, timeout_ms=timeout_ms)
+
+
 # What the kernel tells of pages and processes.
 
 
 def pagemap(addr: int, pages: int) -> Op[replies.Entries]:
     return _op("pagemap", replies.Entries, addr=addr, pages=pages)
+
+
+def page_flags(addr: int, pages: int) -> Op[replies.PageFlags]:
+    return _op("page_flags", replies.PageFlags, addr=addr, pages=pages)
 
 
 def pagemap_scan(addr: int, length: int, **args: int) -> Op[replies.Scan]:
@@ -251,8 +289,9 @@ def pagemap_scan(addr: int, length: int, **args: int) -> Op[replies.Scan]:
     return _op("pagemap_scan", replies.Scan, addr=addr, len=length, **args)
 
 
-def fork(uffd: int | None = None) -> Op[replies.NewSubject]:
-    return _op("fork", replies.NewSubject, uffd=uffd)
+def fork(uffd: int | None = None, *, each: bool | None = None) -> Op[replies.NewSubject]:
+    """*uffd*, or *each* of them, has EVENT_FORK: its event is read meanwhile."""
+    return _op("fork", replies.NewSubject, uffd=uffd, each=each)
 
 
 def proc_read(name: str, maximum: int | None = None) -> Op[replies.ProcText]:

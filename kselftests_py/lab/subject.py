@@ -120,6 +120,12 @@ class Subject:
         inherited = Uffd(self, new.uffd, uffd.api) if uffd and new.uffd else None
         return Subject(self._lab, new.subject, new.pid), inherited
 
+    def fork_each(self) -> tuple[Subject, dict[int, Uffd]]:
+        """Fork with EVENT_FORK on several descriptors: the child, and its descriptor of each handle of ours."""
+        new = self.call(ops.fork(each=True))
+        api = replies.Api(0, 0)
+        return Subject(self._lab, new.subject, new.pid), {old: Uffd(self, handle, api) for old, handle in new.uffds}
+
     def pagemap_scan(
         self, span: Span, mask: Page | int, returns: Page | int | None = None, **args: int
     ) -> list[tuple[int, int, int]]:

@@ -209,6 +209,7 @@ def test_blocked_vcpu_runs_again(subject: Subject, kind: str, end: Callable[[Uff
     assert [one.blocked for one in tickets] == [True, True]
     assert set(uffd.events()) == {Fault(region[1], RWP | WRITE), Fault(region[1], RWP)}
     end(uffd, region)
+    assert not any(one.blocked for one in tickets)  # a wake is made before the call returns
     assert all(one.done for one in tickets)
 
 
