@@ -119,6 +119,15 @@ def test_system_calls_as_accesses(subject: Subject, how: str) -> None:
     assert subject.ticket(actor=actor, want="done")["value"] != 0, "the guard cannot be brought in"
 
 
+def test_access_without_an_actor_is_of_the_one_made_last(subject: Subject) -> None:
+    addr = subject.region(kind="anon", pages=1)["addr"]
+    assert "argument actor is missing" in subject.reply("access", how="read", addr=addr)["error"]
+    first, last = subject.actor()["actor"], subject.actor()["actor"]
+    subject.access(how="write", addr=addr, value=7)
+    assert subject.ticket(actor=last, want="done")["value"] == 7
+    assert "nothing to do yet" in subject.reply("ticket", actor=first)["error"]
+
+
 def test_fork_brings_the_descriptor_of_each(agent: Agent, subject: Subject) -> None:
     need_wp(agent)
     with_event = [subject.wp_region(features=EVENT_FORK)[1] for _ in range(2)]

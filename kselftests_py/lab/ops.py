@@ -236,17 +236,18 @@ def actor(vcpu: int | None = None) -> Op[replies.NewActor]:
     return _op("actor", replies.NewActor, vcpu=vcpu)
 
 
-def access(actor: int, how: str, addr: int, value: int | None = None) -> Op[replies.NewTicket]:
+def access(actor: int | None, how: str, addr: int, value: int | None = None) -> Op[replies.NewTicket]:
+    """*actor* None: the one made last."""
     return _op("access", replies.NewTicket, actor=actor, how=how, addr=addr, value=value)
 
 
 def touch(
-    actor: int, how: str, addr: int, stride: int, pages: list[int], value: int | None = None
+    actor: int | None, how: str, addr: int, stride: int, pages: list[int], value: int | None = None
 ) -> Op[replies.NewTicket]:
     return _op("touch", replies.NewTicket, actor=actor, how=how, addr=addr, stride=stride, pages=pages, value=value)
 
 
-def repeat(actor: int, how: str, addr: int, count: int) -> Op[replies.NewTicket]:
+def repeat(actor: int | None, how: str, addr: int, count: int) -> Op[replies.NewTicket]:
     return _op("touch", replies.NewTicket, actor=actor, how=how, addr=addr, stride=0, count=count)
 
 

@@ -97,14 +97,12 @@ class Subject:
         return Uffd(self, handle, self.call(ops.uffd_api(handle, feature_bits(features))))
 
     def actor(self) -> Actor:
-        """Start a thread."""
-        new = self.call(ops.actor())
-        return Actor(self, new.actor, new.tid)
+        """A thread, which starts with its first access."""
+        return Actor(self)
 
     def vcpu(self, region: Region) -> Vcpu:
         """Start a virtual machine of one vCPU whose memory is *region*, at most 1022 MiB."""
-        new = self.call(ops.actor(region.handle))
-        return Vcpu(self, new.actor, new.tid)
+        return Vcpu(self, self.call(ops.actor(region.handle)))
 
     def peek(self, addr: int) -> int:
         """The 64 bits at *addr*, loaded by the subject's own thread: it hangs if the page is protected in sync mode."""
