@@ -333,10 +333,7 @@ static json_t *op_access(struct kst_subject *s, const json_t *args, bool many)
 	const json_t *pages = many ? json_object_get(args, "pages") : NULL;
 	json_t *reply = NULL;
 
-	if (!json_object_get(args, "actor") && s->actors.count) /* the one made last, in the same batch as a rule */
-		t.actor = s->actors.items[s->actors.count - 1];
-	else
-		t.actor = kst_table_arg(&s->actors, args, "actor", &reply);
+	t.actor = kst_table_arg_or_last(&s->actors, args, "actor", &reply);
 	if (!t.actor || !how_arg(args, &t.how, &reply) || !kst_arg_u64(args, "addr", &t.addr, &reply) ||
 	    !kst_arg_word_or(args, "value", 1, &t.value, &reply))
 		return reply;

@@ -72,6 +72,13 @@ void *kst_table_arg(const struct kst_table *table, const json_t *args, const cha
 	return NULL;
 }
 
+void *kst_table_arg_or_last(const struct kst_table *table, const json_t *args, const char *name, json_t **reply)
+{
+	if (!json_object_get(args, name) && table->count && table->items[table->count - 1])
+		return table->items[table->count - 1];
+	return kst_table_arg(table, args, name, reply);
+}
+
 void kst_table_forget(struct kst_table *table, const void *item)
 {
 	for (size_t i = 0; i < table->count; i++)

@@ -134,13 +134,13 @@ static json_t *await(struct kst_ticket *t, enum want want, uint64_t deadline)
 	}
 }
 
-/* The ticket itself, or the latest one of an actor: in a batch nobody knows yet which that is. */
+/* The ticket itself, or the latest one of an actor, or of all. */
 static struct kst_ticket *ticket_arg(struct kst_subject *s, const json_t *args, json_t **reply)
 {
 	const struct kst_actor *a;
 
 	if (!json_object_get(args, "actor"))
-		return kst_table_arg(&s->tickets, args, "ticket", reply);
+		return kst_table_arg_or_last(&s->tickets, args, "ticket", reply);
 	a = kst_table_arg(&s->actors, args, "actor", reply);
 	if (a && !a->ticket)
 		*reply = kst_error("argument actor: it was given nothing to do yet");

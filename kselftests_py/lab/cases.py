@@ -42,13 +42,12 @@ def track(
 
     Nothing is protected yet. *extra* are further features to negotiate.
     """
-    mapped, opened = subject.batch(ops.region(kind, pages), ops.uffd_open())
+    wanted = features(protection, delivery, kind) | Term(feature=extra or 0)
+    mapped, opened, api = subject.batch(ops.region(kind, pages), ops.uffd_open(), ops.uffd_api(None, wanted.feature))
     region = Region.of(subject, kind, mapped)
     span, mode = region[populated], RWP if protection == "rwp" else WP
-    wanted = features(protection, delivery, kind) | Term(feature=extra or 0)
-    _, api, _ = subject.batch(
+    subject.batch(
         ops.stamp(span.addr, len(span), span.page_size, 1),
-        ops.uffd_api(opened.uffd, wanted.feature),
         ops.register(opened.uffd, region.addr, region.length, mode.mode),
     )
     uffd = Uffd(subject, opened.uffd, api)

@@ -86,17 +86,16 @@ def prepared(subject: Subject, kinds: Iterable[str], protection: str, extra: int
     mapped = subject.batch(
         *[
             op
-            for kind, _ in wanted
+            for kind, delivery in wanted
             for op in (
                 ops.region(kind.kind, kind.pages, kind.thp, ALL_ACCESS if kind.prot & 4 else READ_WRITE),
                 ops.uffd_open(),
+                ops.uffd_api(None, features(protection, delivery, kind.kind).feature | extra),
             )
         ]
     )
-    asked = [features(protection, delivery, kind.kind).feature | extra for kind, delivery in wanted]
-    apis = subject.batch(*[ops.uffd_api(new.uffd, bits) for new, bits in zip(mapped[1::2], asked, strict=True)])
     cells = []
-    for (kind, delivery), new, opened, api in zip(wanted, mapped[::2], mapped[1::2], apis, strict=True):
+    for (kind, delivery), new, opened, api in zip(wanted, mapped[::3], mapped[1::3], mapped[2::3], strict=True):
         uffd = Uffd(subject, opened.uffd, api)
         region = Region.of(subject, kind.kind, new)
         cells.append(Cell(kind, protection, delivery, region, uffd, subject, subject))

@@ -176,7 +176,8 @@ def uffd_open(flags: int = 0, user_mode_only: bool | None = None) -> Op[replies.
     return _op("uffd_open", replies.NewUffd, flags=flags, user_mode_only=user_mode_only)
 
 
-def uffd_api(uffd: int, features: int, api: int | None = None) -> Op[replies.Api]:
+def uffd_api(uffd: int | None, features: int, api: int | None = None) -> Op[replies.Api]:
+    """*uffd* None, here and below: the one opened last."""
     return _op("uffd_api", replies.Api, uffd=uffd, features=features, api=api)
 
 
@@ -184,7 +185,7 @@ def uffd_close(uffd: int) -> Op[replies.Empty]:
     return _op("uffd_close", replies.Empty, uffd=uffd)
 
 
-def register(uffd: int, addr: int, length: int, mode: int) -> Op[replies.Ioctls]:
+def register(uffd: int | None, addr: int, length: int, mode: int) -> Op[replies.Ioctls]:
     return _op("register", replies.Ioctls, uffd=uffd, addr=addr, len=length, mode=mode)
 
 
@@ -263,7 +264,7 @@ def vcpu_mappings(actor: int) -> Op[replies.Mappings]:
     return _op("vcpu_mappings", replies.Mappings, actor=actor)
 
 
-def ticket(ticket: int, want: str | None = None, timeout_ms: int | None = None) -> Op[replies.TicketState]:
+def ticket(ticket: int | None, want: str | None = None, timeout_ms: int | None = None) -> Op[replies.TicketState]:
     return _op("ticket", replies.TicketState, ticket=ticket, want=want, timeout_ms=timeout_ms)
 
 

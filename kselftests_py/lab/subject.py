@@ -93,8 +93,10 @@ class Subject:
 
     def uffd(self, features: Term | int = 0, user_mode_only: bool | None = None) -> Uffd:
         """Open a userfaultfd and negotiate *features* (UFFDIO_API)."""
-        handle = self.call(ops.uffd_open(user_mode_only=user_mode_only)).uffd
-        return Uffd(self, handle, self.call(ops.uffd_api(handle, feature_bits(features))))
+        opened, api = self.batch(
+            ops.uffd_open(user_mode_only=user_mode_only), ops.uffd_api(None, feature_bits(features))
+        )
+        return Uffd(self, opened.uffd, api)
 
     def actor(self) -> Actor:
         """A thread, which starts with its first access."""
