@@ -174,12 +174,13 @@ def accesses(cell: Cell) -> list[tuple[int, str]]:
     ]
 
 
-def judge(case: Case) -> dict[str, str]:
+def judge(case: Case, *, close: bool = True) -> dict[str, str]:
     """Whether marker, trap and contents of each cell are what they were before the operation; what is wrong, by cell.
 
     Pages that were protected have the marker, and each access to them traps (RWP) or those that write do (WP); the
     others neither; in async mode just what is accessed is reported; no byte has changed. At the end a sync cell is
-    resolved, and the descriptor of an async one closed: nothing is left then.
+    resolved, and the descriptor of an async one closed (without *close*, as where a child has it too, its range is
+    unregistered): nothing is left then.
     """
     wrong: dict[str, str] = {}
     actors: list[int] = []
@@ -187,14 +188,14 @@ def judge(case: Case) -> dict[str, str]:
         if not actors:
             actors = [new.actor for new in case.subject.batch(*[ops.actor() for _ in range(ACTORS)])]
         try:
-            _judge(cell, actors)
+            _judge(cell, actors, close)
         except AssertionError as error:
             wrong[str(cell)] = str(error).splitlines()[0]
             actors = []  # one of them may sleep for ever
     return wrong
 
 
-def _judge(cell: Cell, actors: list[int]) -> None:
+def _judge(cell: Cell, actors: list[int], close: bool) -> None:
     """All that is seen of a cell, in one round trip, and then what it should have been."""
     tried = accesses(cell)
     waiting = [access for access in tried if not _passes(cell, access)]
@@ -209,7 +210,7 @@ def _judge(cell: Cell, actors: list[int]) -> None:
         ],
         "after": [scan(cell, touched(cell))],
         "events": [ops.events(cell.uffd.handle)],
-        "end": _finish(cell),
+        "end": _finish(cell, close),
         "woken": [ops.latest_ticket(crew[access], "done", WAIT_MS) for access in waiting],
         "left": [_pagemap(cell)],
         "sums": [ops.checksum(cell.region[a], (b - a), cell.region.page_size) for a, b in runs(cell.left)],
@@ -250,9 +251,10 @@ def _access(cell: Cell, access: tuple[int, str], actor: int, wanted: str | None)
     return [ops.access(actor, how, at, value), ops.latest_ticket(actor, wanted, WAIT_MS)]
 
 
-def _finish(cell: Cell) -> list[Op[Any]]:
+def _finish(cell: Cell, close: bool) -> list[Op[Any]]:
     if cell.delivery == "async":
-        return [ops.uffd_close(cell.uffd.handle)]
+        uffd, region = cell.uffd.handle, cell.region
+        return [ops.uffd_close(uffd) if close else ops.unregister(uffd, region.addr, region.length)]
     return [resolve(cell, first, behind) for first, behind in runs(cell.left)]
 
 
