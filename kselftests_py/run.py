@@ -50,7 +50,7 @@ class Options:
     reuse: bool = False  # exact figures of the same kernel, measured in the same way before, need no boot
 
 
-@dataclass
+@dataclass(eq=False)  # pytest keeps plugins in sets, once there is a conftest.py
 class _Plugin:
     """Hands the prepared run and its view to the pytest plugin."""
 

@@ -9,6 +9,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/mman.h>
 #include <sys/syscall.h>
 #include <sys/wait.h>
 #include <time.h>
@@ -23,6 +24,7 @@
 #define THREAD_STACK (256u << 10)
 #define COUNT_MAX (1ull << 32)
 #define PAGES_MAX 100000
+#define PAGE 4096
 
 void kst_futex_wait(atomic_uint *word, unsigned int value, uint64_t usec)
 {
@@ -67,6 +69,11 @@ static uint64_t fork_and_wait(void)
 	return pid > 0;
 }
 
+static void *page_of(uint64_t addr)
+{
+	return (void *)(uintptr_t)(addr & ~(uint64_t)(PAGE - 1));
+}
+
 /* One access. Sanitizers must not look: `addr` may be anything. */
 __attribute__((noinline, no_sanitize("address", "undefined"))) static uint64_t perform(enum kst_how how, uint64_t addr,
 									      uint64_t value)
@@ -86,6 +93,13 @@ __attribute__((noinline, no_sanitize("address", "undefined"))) static uint64_t p
 		return 0;
 	case KST_FORK:
 		return fork_and_wait();
+	/* The page of `addr` is brought in by a system call, whose errno is the result. */
+	case KST_POPULATE_READ:
+		return madvise(page_of(addr), PAGE, MADV_POPULATE_READ) ? (uint64_t)errno : 0;
+	case KST_POPULATE_WRITE:
+		return madvise(page_of(addr), PAGE, MADV_POPULATE_WRITE) ? (uint64_t)errno : 0;
+	case KST_MLOCK:
+		return syscall(SYS_mlock, page_of(addr), PAGE) ? /* a sanitizer makes a no-op of mlock() */ (uint64_t)errno : 0;
 	}
 	return 0;
 }
@@ -255,7 +269,9 @@ void kst_ticket_free(struct kst_ticket *ticket)
 
 static bool how_arg(const json_t *args, enum kst_how *how, json_t **reply)
 {
-	static const char *const names[] = {"read", "write", "rmw", "exec", "fork"};
+	static const char *const names[] = {
+		"read", "write", "rmw", "exec", "fork", "populate_read", "populate_write", "mlock",
+	};
 	const char *name;
 
 	if (!kst_arg_str(args, "how", &name, reply))
@@ -266,7 +282,7 @@ static bool how_arg(const json_t *args, enum kst_how *how, json_t **reply)
 			return true;
 		}
 	}
-	*reply = kst_error("argument how: %s is none of read, write, rmw, exec, fork", name);
+	*reply = kst_error("argument how: %s is no way to access memory", name);
 	return false;
 }
 
@@ -317,14 +333,14 @@ static json_t *op_access(struct kst_subject *s, const json_t *args, bool many)
 	const json_t *pages = many ? json_object_get(args, "pages") : NULL;
 	json_t *reply = NULL;
 
-	t.actor = kst_table_arg(&s->actors, args, "actor", &reply);
+	t.actor = kst_table_arg_or_last(&s->actors, args, "actor", &reply);
 	if (!t.actor || !how_arg(args, &t.how, &reply) || !kst_arg_u64(args, "addr", &t.addr, &reply) ||
 	    !kst_arg_word_or(args, "value", 1, &t.value, &reply))
 		return reply;
 	if (t.actor->ticket && !atomic_load(&t.actor->ticket->done))
 		return kst_error("the actor is still busy with its last ticket");
-	if (t.actor->vcpu && t.how == KST_FORK)
-		return kst_error("argument how: a vCPU does not fork");
+	if (t.actor->vcpu && t.how >= KST_FORK)
+		return kst_error("argument how: a vCPU makes no system calls");
 	if (many && (!kst_arg_range_or(args, "stride", 4096, 0, 1ull << 40, &t.stride, &reply) ||
 		     !(pages ? pages_arg(pages, &t.pages, &reply) :
 			       kst_arg_range(args, "count", 0, COUNT_MAX, &t.count, &reply))))

@@ -103,7 +103,7 @@ static json_t *run(void *ctx, const json_t *args)
  */
 static bool waits_itself(const json_t *request)
 {
-	static const char *const waiting[] = {"ticket", "events", "poll"};
+	static const char *const waiting[] = {"ticket", "events", "poll", "knob"};
 	const char *op = json_string_value(json_object_get(request, "op"));
 
 	for (size_t i = 0; op && i < sizeof(waiting) / sizeof(waiting[0]); i++)

@@ -178,18 +178,44 @@ static int usable_cpus(void)
 	return sched_getaffinity(0, sizeof(set), &set) ? 1 : CPU_COUNT(&set);
 }
 
+/* Whether `word` is in the first line of a file. */
+static bool says(const char *path, const char *word)
+{
+	char line[4096];
+
+	return strstr(first_line(path, line, sizeof(line)), word);
+}
+
+/* A switch of huge pages of one kind that is there and not set to "never". */
+static bool switched_on(const char *path)
+{
+	return there(path) && !says(path, "[never]") && !says(path, "[deny]");
+}
+
+#define THP "/sys/kernel/mm/transparent_hugepage/"
+
+/* What the matrix of operations needs beside. */
+static json_t *more_caps(void)
+{
+	return json_pack("{s:b, s:b, s:b, s:b, s:b, s:b, s:o}", "guest", says("/proc/cmdline", "kst=functional"), "mthp",
+			 switched_on(THP "hugepages-64kB/enabled"), "shmem_thp", switched_on(THP "shmem_enabled"),
+			 "hwpoison", there("/proc/sys/vm/memory_failure_recovery"), "page_flags",
+			 access("/proc/kpageflags", R_OK) == 0, "io_uring", kst_can_pin(), "knobs", kst_knobs());
+}
+
 json_t *kst_caps(void)
 {
 	struct uffdio_api api = all_features();
 	struct page_tables can = try_pagemap();
 	struct sysinfo info = {0};
 	char thp[128], huge[32], clock[64];
+	json_t *all;
 
 	sysinfo(&info);
-	first_line("/sys/kernel/mm/transparent_hugepage/enabled", thp, sizeof(thp));
+	first_line(THP "enabled", thp, sizeof(thp));
 	first_line("/sys/kernel/mm/hugepages/hugepages-2048kB/free_hugepages", huge, sizeof(huge));
 	first_line("/sys/devices/system/clocksource/clocksource0/current_clocksource", clock, sizeof(clock));
-	return json_pack("{s:I, s:I, s:o, s:b, s:b, s:b, s:b, s:b, s:b, s:b, s:b, s:i, s:i, s:i, s:s, s:s}",
+	all = json_pack("{s:I, s:I, s:o, s:b, s:b, s:b, s:b, s:b, s:b, s:b, s:b, s:i, s:i, s:i, s:s, s:s}",
 			 "uffd_features", (json_int_t)api.features, "uffd_ioctls", KST_IOCTLS(api.ioctls),
 			 "register_modes", register_modes(api.features), "pagemap_scan", can.scan, "page_accessed",
 			 can.accessed, "page_idle", there("/sys/kernel/mm/page_idle/bitmap"), "lru_gen",
@@ -198,4 +224,6 @@ json_t *kst_caps(void)
 			 *thp && !strstr(thp, "[never]"), "hugetlb_free", atoi(huge), "cpus", usable_cpus(),
 			 "nodes", there("/sys/devices/system/node/node1") ? 2 : 1, "clocksource", clock, "kvm",
 			 kst_vcpu_missing());
+	json_object_update_new(all, more_caps());
+	return all;
 }

@@ -71,6 +71,20 @@ static size_t take_fork_event(struct kst_subject *s, struct kst_uffd *uffd)
 	return 0;
 }
 
+/* [handle, handle of what the fork event of that one brought] of every userfaultfd that had such an event. */
+static json_t *take_each(struct kst_subject *s)
+{
+	json_t *taken = json_array();
+	size_t count = s->uffds.count, handle;
+
+	for (size_t i = 0; i < count; i++) {
+		handle = s->uffds.items[i] ? take_fork_event(s, s->uffds.items[i]) : 0;
+		if (handle)
+			json_array_append_new(taken, json_pack("[I, I]", (json_int_t)(i + 1), (json_int_t)handle));
+	}
+	return taken;
+}
+
 static json_t *op_fork(struct kst_subject *s, const json_t *args)
 {
 	struct kst_uffd *uffd = NULL;
@@ -79,8 +93,11 @@ static json_t *op_fork(struct kst_subject *s, const json_t *args)
 	uint64_t id = s->next_subject;
 	size_t handle;
 	int pair[2], err;
+	bool each;
 	pid_t pid;
 
+	if (!kst_arg_bool_or(args, "each", false, &each, &reply))
+		return reply;
 	if (json_object_get(args, "uffd")) {
 		uffd = kst_table_arg(&s->uffds, args, "uffd", &reply);
 		if (!uffd)
@@ -114,6 +131,8 @@ static json_t *op_fork(struct kst_subject *s, const json_t *args)
 	handle = uffd ? take_fork_event(s, uffd) : 0;
 	if (handle)
 		json_object_set_new(reply, "uffd", json_integer((json_int_t)handle));
+	if (each)
+		json_object_set_new(reply, "uffds", take_each(s));
 	return kst_ok(reply);
 }
 

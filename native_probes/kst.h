@@ -72,6 +72,8 @@ extern const struct kst_op kst_vcpu_ops[];     /* vcpu_ops.c: what KVM knows of 
 extern const struct kst_op kst_evict_ops[];    /* evict.c: eviction against racing writers */
 extern const struct kst_op kst_access_ops[];   /* kernel_access.c: accesses by the kernel */
 extern const struct kst_op kst_race_ops[];     /* race_rounds.c: protection against accesses without pause */
+extern const struct kst_op kst_knob_ops[];     /* knobs.c: settings and counters of the whole machine */
+extern const struct kst_op kst_pin_ops[];      /* pins.c: pages pinned for input and output */
 extern const struct kst_op kst_refusal_ops[];  /* refusals.c: ioctls on any pointer, a process without capabilities */
 
 /*
@@ -84,6 +86,12 @@ char *kst_reply_line(const json_t *id, json_t *error);
 
 /* What the kernel can do, each thing probed (caps.c). */
 json_t *kst_caps(void);
+
+/* Names of the knobs of knobs.c that can be used here. */
+json_t *kst_knobs(void);
+
+/* True when pins.c can pin pages: there is io_uring. */
+bool kst_can_pin(void);
 
 /* A mask of ioctls as JSON: its bit 63, UFFDIO_API itself, does not fit and goes without saying. */
 #define KST_IOCTLS(mask) ((json_int_t)((mask) & INT64_MAX))

@@ -15,6 +15,7 @@
 #define PM_PFN_BITS ((1ull << 55) - 1)
 #define PM_UFFD (1ull << 57)
 #define PM_SWAP (1ull << 62)
+#define PM_PRESENT (1ull << 63)
 
 /* 0 or an errno. Opened once per process: it shows the memory of whoever opened it. */
 static int open_pagemap(struct kst_subject *s)
@@ -58,6 +59,37 @@ static json_t *op_pagemap(struct kst_subject *s, const json_t *args)
 	}
 	free(entries);
 	return kst_ok(json_pack("{s:o}", "entries", list));
+}
+
+/* The /proc/kpageflags word of the frame behind each page (KPF_*, linux/kernel-page-flags.h); 0 where there is none. */
+static json_t *op_page_flags(struct kst_subject *s, const json_t *args)
+{
+	uint64_t addr, pages, entry, flags;
+	json_t *reply = NULL, *list;
+	int err, file;
+
+	if (!kst_arg_range(args, "addr", 0, (1ull << 47) - 1, &addr, &reply) ||
+	    !kst_arg_range(args, "pages", 1, ENTRIES_MAX, &pages, &reply))
+		return reply;
+	err = open_pagemap(s);
+	if (err)
+		return kst_errno(err, "open of /proc/self/pagemap");
+	file = open("/proc/kpageflags", O_RDONLY | O_CLOEXEC);
+	if (file < 0)
+		return kst_errno(errno, "open of /proc/kpageflags");
+	list = json_array();
+	for (uint64_t i = 0; i < pages; i++) {
+		off_t at = (off_t)((addr / 4096 + i) * sizeof(entry));
+
+		flags = 0;
+		if (pread(s->pagemap_fd, &entry, sizeof(entry), at) == sizeof(entry) && (entry & PM_PRESENT) &&
+		    (entry & PM_PFN_BITS))
+			if (pread(file, &flags, sizeof(flags), (off_t)((entry & PM_PFN_BITS) * sizeof(flags))) < 0)
+				flags = 0;
+		json_array_append_new(list, json_integer((json_int_t)(flags & INT64_MAX)));
+	}
+	close(file);
+	return kst_ok(json_pack("{s:o}", "flags", list));
 }
 
 static json_t *describe(const struct kst_subject *s, const struct page_region *vec, size_t count)
@@ -137,4 +169,5 @@ static json_t *op_pagemap_scan(struct kst_subject *s, const json_t *args)
 	return reply;
 }
 
-const struct kst_op kst_pagemap_ops[] = {{"pagemap", op_pagemap}, {"pagemap_scan", op_pagemap_scan}, {NULL, NULL}};
+const struct kst_op kst_pagemap_ops[] = {
+	{"pagemap", op_pagemap}, {"pagemap_scan", op_pagemap_scan}, {"page_flags", op_page_flags}, {NULL, NULL}};

@@ -4,6 +4,7 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <linux/magic.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/mman.h>
@@ -56,14 +57,32 @@ static const struct kind {
 	int (*open)(void);
 	int map_flags;
 	uint64_t page_size;
+	bool read_only; /* the file is opened for reading: a shared mapping of it can never be writable (no VM_MAYWRITE) */
 } kinds[] = {
-	{"anon", no_file, MAP_PRIVATE | MAP_ANONYMOUS, SMALL},
-	{"shmem", open_shmem, MAP_SHARED, SMALL},
-	{"tmpfs", open_tmpfs, MAP_SHARED, SMALL},
-	{"hugetlb", open_hugetlb, MAP_SHARED, HUGE},
-	{"hugetlb_private", no_file, MAP_PRIVATE | MAP_ANONYMOUS | MAP_HUGETLB | HUGE_2MB_SHIFT, HUGE},
-	{NULL, NULL, 0, 0},
+	{"anon", no_file, MAP_PRIVATE | MAP_ANONYMOUS, SMALL, false},
+	{"anon_shared", no_file, MAP_SHARED | MAP_ANONYMOUS, SMALL, false},
+	{"shmem", open_shmem, MAP_SHARED, SMALL, false},
+	{"shmem_private", open_shmem, MAP_PRIVATE, SMALL, false},
+	{"shmem_read_only", open_shmem, MAP_SHARED, SMALL, true},
+	{"tmpfs", open_tmpfs, MAP_SHARED, SMALL, false},
+	{"hugetlb", open_hugetlb, MAP_SHARED, HUGE, false},
+	{"hugetlb_private", no_file, MAP_PRIVATE | MAP_ANONYMOUS | MAP_HUGETLB | HUGE_2MB_SHIFT, HUGE, false},
+	{NULL, NULL, 0, 0, false},
 };
+
+/* The same file, opened for reading; `fd` is closed. -1 with errno set if that fails. */
+static int reopen_for_reading(int fd)
+{
+	char path[64];
+	int err, other;
+
+	snprintf(path, sizeof(path), "/proc/self/fd/%d", fd);
+	other = open(path, O_RDONLY | O_CLOEXEC);
+	err = errno;
+	close(fd);
+	errno = err;
+	return other;
+}
 
 /*
  * Maps between two inaccessible guards, aligned to a huge page: no neighbour
@@ -163,6 +182,11 @@ static json_t *op_region(struct kst_subject *s, const json_t *args)
 
 		close(fd);
 		return kst_errno(err, "ftruncate");
+	}
+	if (kind->read_only) {
+		fd = reopen_for_reading(fd);
+		if (fd < 0)
+			return kst_errno(errno, "opening the region's file for reading");
 	}
 	region = map_region(fd, pages * kind->page_size, kind->page_size, (int)prot, kind->map_flags);
 	if (!region)

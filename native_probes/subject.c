@@ -19,7 +19,8 @@ static const struct kst_op *const tables[] = {
 	kst_region_ops,	 kst_memory_ops,  kst_uffd_ops,	   kst_event_ops,   kst_actor_ops, kst_pagemap_ops,
 	kst_ticket_ops,	 kst_process_ops, kst_control_ops, kst_latency_ops, kst_path_ops,  kst_node_ops,
 	kst_waterfall_ops, kst_throughput_ops,
-	kst_evict_ops,	 kst_refusal_ops, kst_access_ops,  kst_race_ops,	   kst_vcpu_ops,
+	kst_evict_ops,	 kst_refusal_ops, kst_access_ops,  kst_race_ops,	   kst_vcpu_ops,  kst_knob_ops,
+	kst_pin_ops,
 };
 
 static json_t *run(void *ctx, const json_t *args)
@@ -70,6 +71,13 @@ void *kst_table_arg(const struct kst_table *table, const json_t *args, const cha
 		return table->items[handle - 1];
 	*reply = kst_error("no %s has the handle %llu", name, (unsigned long long)handle);
 	return NULL;
+}
+
+void *kst_table_arg_or_last(const struct kst_table *table, const json_t *args, const char *name, json_t **reply)
+{
+	if (!json_object_get(args, name) && table->count && table->items[table->count - 1])
+		return table->items[table->count - 1];
+	return kst_table_arg(table, args, name, reply);
 }
 
 void kst_table_forget(struct kst_table *table, const void *item)

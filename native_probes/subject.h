@@ -70,6 +70,8 @@ bool kst_die_with_agent(pid_t agent);
 size_t kst_table_add(struct kst_table *table, void *item);
 /* The item that argument `name` is the handle of; or NULL, with *reply set. */
 void *kst_table_arg(const struct kst_table *table, const json_t *args, const char *name, json_t **reply);
+/* The same; without the argument the item made last, in the same batch as a rule: nobody knows its handle yet. */
+void *kst_table_arg_or_last(const struct kst_table *table, const json_t *args, const char *name, json_t **reply);
 void kst_table_forget(struct kst_table *table, const void *item);
 
 /* region.c: the region that holds `addr`, or NULL. */

@@ -134,13 +134,26 @@ static json_t *await(struct kst_ticket *t, enum want want, uint64_t deadline)
 	}
 }
 
+/* The ticket itself, or the latest one of an actor, or of all. */
+static struct kst_ticket *ticket_arg(struct kst_subject *s, const json_t *args, json_t **reply)
+{
+	const struct kst_actor *a;
+
+	if (!json_object_get(args, "actor"))
+		return kst_table_arg_or_last(&s->tickets, args, "ticket", reply);
+	a = kst_table_arg(&s->actors, args, "actor", reply);
+	if (a && !a->ticket)
+		*reply = kst_error("argument actor: it was given nothing to do yet");
+	return a ? a->ticket : NULL;
+}
+
 static json_t *op_ticket(struct kst_subject *s, const json_t *args)
 {
 	static const char *const names[WANTS] = {"either", "done", "blocked", "running"};
 	const char *want;
 	uint64_t timeout_ms, i = 0;
 	json_t *reply = NULL;
-	struct kst_ticket *t = kst_table_arg(&s->tickets, args, "ticket", &reply);
+	struct kst_ticket *t = ticket_arg(s, args, &reply);
 
 	if (!t || !kst_arg_range_or(args, "timeout_ms", 2000, 0, WAIT_MAX_MS, &timeout_ms, &reply) ||
 	    !kst_arg_str_or(args, "want", "either", &want, &reply))

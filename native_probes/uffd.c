@@ -63,7 +63,7 @@ static json_t *op_uffd_api(struct kst_subject *s, const json_t *args)
 	struct uffdio_api api = {0};
 	uint64_t version, features;
 	json_t *reply = NULL, *left;
-	struct kst_uffd *uffd = kst_table_arg(&s->uffds, args, "uffd", &reply);
+	struct kst_uffd *uffd = kst_table_arg_or_last(&s->uffds, args, "uffd", &reply);
 
 	if (!uffd || !kst_arg_u64(args, "features", &features, &reply) ||
 	    !kst_arg_u64_or(args, "api", UFFD_API, &version, &reply))
@@ -87,7 +87,7 @@ static bool range_arg(struct kst_subject *s, const json_t *args, struct kst_uffd
 {
 	uint64_t addr, len;
 
-	*uffd = kst_table_arg(&s->uffds, args, "uffd", reply);
+	*uffd = kst_table_arg_or_last(&s->uffds, args, "uffd", reply);
 	if (!*uffd || !kst_arg_u64(args, "addr", &addr, reply) || !kst_arg_u64(args, "len", &len, reply))
 		return false;
 	*range = (struct uffdio_range){.start = addr, .len = len};

@@ -32,7 +32,7 @@ from kselftests_py.lab.actor import Actor
 from kselftests_py.lab.capabilities import Capabilities
 from kselftests_py.lab.constants import Feature
 from kselftests_py.lab.errors import printable
-from kselftests_py.lab.replies import Api, Caps
+from kselftests_py.lab.replies import Api, Caps, NewActor
 from kselftests_py.lab.uffd import Uffd
 
 Answer = Callable[[dict[str, Any]], Any]
@@ -201,6 +201,19 @@ def test_no_fault_fails_the_test(events: list[Any]) -> None:
         Uffd(subject, 1, Api(features=0, ioctls=0)).next_fault()
 
 
+def test_thread_starts_with_its_first_access() -> None:
+    subject, channel = subject_that({"results": []})
+    replies = {"actor": {"actor": 3, "tid": 77}, "access": {"ticket": 1}}
+    channel.answer = lambda r: {"results": [{"result": replies[op["op"]]} for op in r["batch"]]}
+    actor = Actor(subject)
+    assert channel.requests == []
+    actor.read(4096)
+    assert [[op["op"] for op in request["batch"]] for request in channel.requests] == [["actor", "access"]]
+    assert (actor.handle, actor.tid) == (3, 77)
+    actor.read(4096)
+    assert channel.requests[-1]["batch"][0]["actor"] == 3
+
+
 @pytest.mark.parametrize(
     ("state", "done", "blocked"), [("done", True, False), ("blocked", False, True), ("running", False, False)]
 )
@@ -209,7 +222,7 @@ def test_ticket_states(state: str, done: bool, blocked: bool) -> None:
     channel.answer = lambda r: {
         "results": [{"result": {"ticket": 1} if r["batch"][0]["op"] == "access" else {"state": state, "value": 5}}]
     }
-    ticket = Actor(subject, 1, 77).read(4096)
+    ticket = Actor(subject, NewActor(1, 77)).read(4096)
     assert (ticket.done, ticket.blocked) == (done, blocked)
     if done:
         asked = len(channel.requests)

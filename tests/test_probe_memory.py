@@ -30,7 +30,15 @@ def bad(subject: Subject, addr: int, pages: int, seed: int, **more: int) -> list
     return list(verified["bad"])
 
 
-KINDS = {"anon": PAGE, "shmem": PAGE, "tmpfs": PAGE, "hugetlb": HUGE, "hugetlb_private": HUGE}
+KINDS = {
+    "anon": PAGE,
+    "anon_shared": PAGE,
+    "shmem": PAGE,
+    "shmem_private": PAGE,
+    "tmpfs": PAGE,
+    "hugetlb": HUGE,
+    "hugetlb_private": HUGE,
+}
 
 
 @pytest.mark.parametrize("kind", KINDS)

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING
 
 from kselftests_py.lab import ops
 from kselftests_py.lab.errors import ProbeError
+from kselftests_py.lab.ops import Op
 from kselftests_py.lab.region import Span
-from kselftests_py.lab.replies import Mappings, TicketState
+from kselftests_py.lab.replies import Mappings, NewActor, NewTicket, TicketState
 
 if TYPE_CHECKING:
     from kselftests_py.lab.subject import Subject
@@ -76,12 +77,35 @@ class Ticket:
 
 
 class Actor:
-    """A thread that accesses memory on command, one access at a time; ``tid`` is its thread id."""
+    """A thread that accesses memory on command, one access at a time.
 
-    def __init__(self, subject: Subject, handle: int, tid: int) -> None:
+    It starts with its first access, in the same round trip.
+    """
+
+    def __init__(self, subject: Subject, made: NewActor | None = None) -> None:
         self._subject = subject
-        self.handle = handle
-        self.tid = tid
+        self._made = made
+
+    def _start(self) -> NewActor:
+        if self._made is None:
+            self._made = self._subject.call(ops.actor())
+        return self._made
+
+    @property
+    def handle(self) -> int:
+        """The probe's handle of it."""
+        return self._start().actor
+
+    @property
+    def tid(self) -> int:
+        """Its thread id."""
+        return self._start().tid
+
+    def _give(self, make: Callable[[int | None], Op[NewTicket]]) -> Ticket:
+        if self._made is not None:
+            return Ticket(self._subject, self._subject.call(make(self._made.actor)).ticket)
+        self._made, ticket = self._subject.batch(ops.actor(), make(None))
+        return Ticket(self._subject, ticket.ticket)
 
     def read(self, addr: int) -> Ticket:
         """Load 64 bits from *addr*."""
@@ -96,18 +120,17 @@ class Actor:
         return self.access("rmw", addr, value)
 
     def access(self, how: str, addr: int, value: int | None = None) -> Ticket:
-        """Access *addr*; *how* is ``read``, ``write``, ``rmw`` or ``exec``."""
-        return Ticket(self._subject, self._subject.call(ops.access(self.handle, how, addr, value)).ticket)
+        """Access *addr*; *how* is ``read``, ``write``, ``rmw``, ``exec`` or a system call (docs/probe-protocol.md)."""
+        return self._give(lambda actor: ops.access(actor, how, addr, value))
 
     def repeat(self, how: str, addr: int) -> Ticket:
         """Access *addr* again and again, for as long as any test lasts."""
-        return Ticket(self._subject, self._subject.call(ops.repeat(self.handle, how, addr, MANY_TIMES)).ticket)
+        return self._give(lambda actor: ops.repeat(actor, how, addr, MANY_TIMES))
 
     def touch(self, how: str, span: Span, pages: Iterable[int], value: int | None = None) -> Ticket:
         """Access the numbered *pages* of *span* in their order; one ticket for them all."""
         numbers = list(pages)
-        op = ops.touch(self.handle, how, span.addr, span.page_size, numbers, value)
-        return Ticket(self._subject, self._subject.call(op).ticket)
+        return self._give(lambda actor: ops.touch(actor, how, span.addr, span.page_size, numbers, value))
 
 
 class Vcpu(Actor):

@@ -72,6 +72,20 @@ def _two_cpus(caps: Capabilities) -> str | None:
     return None if caps.raw.cpus >= 2 else "one CPU: accesses cannot race"
 
 
+def _guest(caps: Capabilities) -> str | None:
+    return None if caps.raw.guest else "not a guest of kst: the settings of this machine are not ours to change"
+
+
+def _knobs(*names: str, option: str) -> _Check:
+    """A kernel thread that these knobs (native_probes/knobs.c) set going, in a guest of our own."""
+
+    def check(caps: Capabilities) -> str | None:
+        absent = sorted(set(names) - set(caps.raw.knobs))
+        return f"the kernel has no {', '.join(absent)} ({option})" if absent else _guest(caps)
+
+    return check
+
+
 def _two_nodes(caps: Capabilities) -> str | None:
     return None if caps.raw.nodes >= 2 else "one NUMA node: nothing to migrate between"
 
@@ -104,4 +118,17 @@ _CHECKS: dict[str, _Check] = {
     "smp": _two_cpus,
     "nodes": _two_nodes,
     "kvm": _kvm,
+    "guest": _guest,
+    "mthp": _flag("mthp", "huge pages of 64 KiB are not switched on"),
+    "shmem_thp": _flag("shmem_thp", "huge pages of shared memory are not switched on"),
+    "hwpoison": _flag("hwpoison", "no handling of memory failures (CONFIG_MEMORY_FAILURE)"),
+    "page_flags": _flag("page_flags", "/proc/kpageflags cannot be read"),
+    "io_uring": _flag("io_uring", "io_uring_setup(2) is not to be had"),
+    "compaction": _knobs("compact_memory", option="CONFIG_COMPACTION"),
+    "ksm": _knobs("ksm_run", "ksm_sleep", "ksm_pages_to_scan", option="CONFIG_KSM"),
+    "khugepaged": _knobs("khugepaged_sleep", "khugepaged_pages_to_scan", option="CONFIG_TRANSPARENT_HUGEPAGE"),
+    "split_huge_pages": _knobs("split_huge_pages", option="CONFIG_DEBUG_FS"),
+    "numa_balancing": _knobs(
+        "numa_balancing", "numa_scan_delay", "numa_scan_period_min", option="CONFIG_NUMA_BALANCING"
+    ),
 }

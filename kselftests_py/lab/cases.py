@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 
+from kselftests_py.lab import ops
 from kselftests_py.lab.constants import RWP, RWP_ASYNC, WP, WP_ASYNC, WP_SHMEM, Feature, Term
 from kselftests_py.lab.region import Region
 from kselftests_py.lab.subject import Subject
@@ -41,8 +42,14 @@ def track(
 
     Nothing is protected yet. *extra* are further features to negotiate.
     """
-    region = subject.region(kind, pages).populate(pages=populated)
     wanted = features(protection, delivery, kind) | Term(feature=extra or 0)
-    uffd = subject.uffd(wanted)
-    uffd.register(region, RWP if protection == "rwp" else WP)
+    mapped, opened, api = subject.batch(ops.region(kind, pages), ops.uffd_open(), ops.uffd_api(None, wanted.feature))
+    region = Region.of(subject, kind, mapped)
+    span, mode = region[populated], RWP if protection == "rwp" else WP
+    subject.batch(
+        ops.stamp(span.addr, len(span), span.page_size, 1),
+        ops.register(opened.uffd, region.addr, region.length, mode.mode),
+    )
+    uffd = Uffd(subject, opened.uffd, api)
+    uffd.registered(region, mode)
     return region, uffd

@@ -116,6 +116,14 @@ def mprotect(addr: int, length: int, prot: int) -> Op[replies.Empty]:
     return _op("mprotect", replies.Empty, addr=addr, len=length, prot=prot)
 
 
+def mlock(addr: int, length: int, *, onfault: bool = False) -> Op[replies.Empty]:
+    return _op("mlock", replies.Empty, addr=addr, len=length, onfault=onfault)
+
+
+def munlock(addr: int, length: int) -> Op[replies.Empty]:
+    return _op("munlock", replies.Empty, addr=addr, len=length)
+
+
 def munmap(addr: int, length: int) -> Op[replies.Empty]:
     return _op("munmap", replies.Empty, addr=addr, len=length)
 
@@ -140,6 +148,27 @@ def swap_cycle() -> Op[replies.Empty]:
     return _op("swap_cycle", replies.Empty)
 
 
+def pin(addr: int, length: int) -> Op[replies.Empty]:
+    """Pin the pages for input and output, until ``unpin`` (FOLL_PIN, FOLL_LONGTERM)."""
+    return _op("pin", replies.Empty, addr=addr, len=length)
+
+
+def unpin() -> Op[replies.Empty]:
+    return _op("unpin", replies.Empty)
+
+
+def knob(name: str, key: str | None = None, at_least: int | None = None, timeout_ms: int = 0) -> Op[replies.Number]:
+    """A counter or setting of the machine, once it is *at_least* that, or what it is after *timeout_ms*.
+
+    *key* is the name of a counter of ``vmstat``.
+    """
+    return _op("knob", replies.Number, name=name, key=key, at_least=at_least, timeout_ms=timeout_ms)
+
+
+def knob_set(name: str, value: str) -> Op[replies.Empty]:
+    return _op("knob_set", replies.Empty, name=name, value=value)
+
+
 # userfaultfd.
 
 
@@ -147,7 +176,8 @@ def uffd_open(flags: int = 0, user_mode_only: bool | None = None) -> Op[replies.
     return _op("uffd_open", replies.NewUffd, flags=flags, user_mode_only=user_mode_only)
 
 
-def uffd_api(uffd: int, features: int, api: int | None = None) -> Op[replies.Api]:
+def uffd_api(uffd: int | None, features: int, api: int | None = None) -> Op[replies.Api]:
+    """*uffd* None, here and below: the one opened last."""
     return _op("uffd_api", replies.Api, uffd=uffd, features=features, api=api)
 
 
@@ -155,7 +185,7 @@ def uffd_close(uffd: int) -> Op[replies.Empty]:
     return _op("uffd_close", replies.Empty, uffd=uffd)
 
 
-def register(uffd: int, addr: int, length: int, mode: int) -> Op[replies.Ioctls]:
+def register(uffd: int | None, addr: int, length: int, mode: int) -> Op[replies.Ioctls]:
     return _op("register", replies.Ioctls, uffd=uffd, addr=addr, len=length, mode=mode)
 
 
@@ -207,17 +237,18 @@ def actor(vcpu: int | None = None) -> Op[replies.NewActor]:
     return _op("actor", replies.NewActor, vcpu=vcpu)
 
 
-def access(actor: int, how: str, addr: int, value: int | None = None) -> Op[replies.NewTicket]:
+def access(actor: int | None, how: str, addr: int, value: int | None = None) -> Op[replies.NewTicket]:
+    """*actor* None: the one made last."""
     return _op("access", replies.NewTicket, actor=actor, how=how, addr=addr, value=value)
 
 
 def touch(
-    actor: int, how: str, addr: int, stride: int, pages: list[int], value: int | None = None
+    actor: int | None, how: str, addr: int, stride: int, pages: list[int], value: int | None = None
 ) -> Op[replies.NewTicket]:
     return _op("touch", replies.NewTicket, actor=actor, how=how, addr=addr, stride=stride, pages=pages, value=value)
 
 
-def repeat(actor: int, how: str, addr: int, count: int) -> Op[replies.NewTicket]:
+def repeat(actor: int | None, how: str, addr: int, count: int) -> Op[replies.NewTicket]:
     return _op("touch", replies.NewTicket, actor=actor, how=how, addr=addr, stride=0, count=count)
 
 
@@ -233,8 +264,13 @@ def vcpu_mappings(actor: int) -> Op[replies.Mappings]:
     return _op("vcpu_mappings", replies.Mappings, actor=actor)
 
 
-def ticket(ticket: int, want: str | None = None, timeout_ms: int | None = None) -> Op[replies.TicketState]:
+def ticket(ticket: int | None, want: str | None = None, timeout_ms: int | None = None) -> Op[replies.TicketState]:
     return _op("ticket", replies.TicketState, ticket=ticket, want=want, timeout_ms=timeout_ms)
+
+
+def latest_ticket(actor: int, want: str | None = None, timeout_ms: int | None = None) -> Op[replies.TicketState]:
+    """The same of the latest ticket of an actor."""
+    return _op("ticket", replies.TicketState, actor=actor, want=want, timeout_ms=timeout_ms)
 
 
 # What the kernel tells of pages and processes.
@@ -244,6 +280,10 @@ def pagemap(addr: int, pages: int) -> Op[replies.Entries]:
     return _op("pagemap", replies.Entries, addr=addr, pages=pages)
 
 
+def page_flags(addr: int, pages: int) -> Op[replies.PageFlags]:
+    return _op("page_flags", replies.PageFlags, addr=addr, pages=pages)
+
+
 def pagemap_scan(addr: int, length: int, **args: int) -> Op[replies.Scan]:
     """*args*: ``flags``, ``category_inverted``, ``category_mask``, ``category_anyof_mask``, ``return_mask``,
     ``max_pages``, ``vec_len``.
@@ -251,8 +291,9 @@ def pagemap_scan(addr: int, length: int, **args: int) -> Op[replies.Scan]:
     return _op("pagemap_scan", replies.Scan, addr=addr, len=length, **args)
 
 
-def fork(uffd: int | None = None) -> Op[replies.NewSubject]:
-    return _op("fork", replies.NewSubject, uffd=uffd)
+def fork(uffd: int | None = None, *, each: bool | None = None) -> Op[replies.NewSubject]:
+    """*uffd*, or *each* of them, has EVENT_FORK: its event is read meanwhile."""
+    return _op("fork", replies.NewSubject, uffd=uffd, each=each)
 
 
 def proc_read(name: str, maximum: int | None = None) -> Op[replies.ProcText]:

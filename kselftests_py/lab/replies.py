@@ -70,6 +70,13 @@ class Caps(Struct):
     nodes: Count = 1
     clocksource: Text = ""
     kvm: Text = "the probe did not say"
+    guest: bool = False
+    mthp: bool = False
+    shmem_thp: bool = False
+    hwpoison: bool = False
+    page_flags: bool = False
+    io_uring: bool = False
+    knobs: Annotated[list[Annotated[str, Meta(max_length=40)]], Meta(max_length=100)] = []
 
 
 class KernelLog(Struct):
@@ -81,11 +88,15 @@ class KernelLog(Struct):
 
 
 class NewSubject(Struct):
-    """A subject made by ``subject_new`` or ``fork``; ``uffd`` is set where EVENT_FORK brought a new descriptor."""
+    """A subject made by ``subject_new`` or ``fork``; ``uffd`` is set where EVENT_FORK brought a new descriptor.
+
+    ``uffds``: handle of a descriptor, and of what its fork event brought, of each one that had such an event.
+    """
 
     subject: Handle
     pid: Count
     uffd: Handle | None = None
+    uffds: Annotated[list[tuple[Handle, Handle]], Meta(max_length=MANY)] = []
 
 
 class NewRegion(Struct):
@@ -217,6 +228,18 @@ class Nodes(Struct):
     """The node that each page is on now, or a negative errno."""
 
     nodes: Annotated[list[Annotated[int, Meta(ge=-4096, le=1023)]], Meta(max_length=1 << 16)]
+
+
+class PageFlags(Struct):
+    """Words of /proc/kpageflags, one a page of 4 KiB; 0 where no frame is mapped."""
+
+    flags: Annotated[list[Count], Meta(max_length=MANY)]
+
+
+class Number(Struct):
+    """A counter or setting of the machine."""
+
+    value: Count
 
 
 class Entries(Struct):

@@ -93,18 +93,18 @@ class Subject:
 
     def uffd(self, features: Term | int = 0, user_mode_only: bool | None = None) -> Uffd:
         """Open a userfaultfd and negotiate *features* (UFFDIO_API)."""
-        handle = self.call(ops.uffd_open(user_mode_only=user_mode_only)).uffd
-        return Uffd(self, handle, self.call(ops.uffd_api(handle, feature_bits(features))))
+        opened, api = self.batch(
+            ops.uffd_open(user_mode_only=user_mode_only), ops.uffd_api(None, feature_bits(features))
+        )
+        return Uffd(self, opened.uffd, api)
 
     def actor(self) -> Actor:
-        """Start a thread."""
-        new = self.call(ops.actor())
-        return Actor(self, new.actor, new.tid)
+        """A thread, which starts with its first access."""
+        return Actor(self)
 
     def vcpu(self, region: Region) -> Vcpu:
         """Start a virtual machine of one vCPU whose memory is *region*, at most 1022 MiB."""
-        new = self.call(ops.actor(region.handle))
-        return Vcpu(self, new.actor, new.tid)
+        return Vcpu(self, self.call(ops.actor(region.handle)))
 
     def peek(self, addr: int) -> int:
         """The 64 bits at *addr*, loaded by the subject's own thread: it hangs if the page is protected in sync mode."""
@@ -119,6 +119,12 @@ class Subject:
         new = self.call(ops.fork(uffd.handle if uffd else None))
         inherited = Uffd(self, new.uffd, uffd.api) if uffd and new.uffd else None
         return Subject(self._lab, new.subject, new.pid), inherited
+
+    def fork_each(self) -> tuple[Subject, dict[int, Uffd]]:
+        """Fork with EVENT_FORK on several descriptors: the child, and its descriptor of each handle of ours."""
+        new = self.call(ops.fork(each=True))
+        api = replies.Api(0, 0)
+        return Subject(self._lab, new.subject, new.pid), {old: Uffd(self, handle, api) for old, handle in new.uffds}
 
     def pagemap_scan(
         self, span: Span, mask: Page | int, returns: Page | int | None = None, **args: int

@@ -58,6 +58,10 @@ class Uffd:
         self._registered.append((span, bits))
         return ioctls
 
+    def registered(self, span: Span, mode: Term | int) -> None:
+        """Take note of an UFFDIO_REGISTER that was made in a batch."""
+        self._registered.append((span, mode_bits(mode)))
+
     def unregister(self, span: Span) -> None:
         """UFFDIO_UNREGISTER."""
         self._subject.call(ops.unregister(self.handle, span.addr, span.length))

@@ -29,6 +29,8 @@ from kselftests_py.machines.ssh import SshChannel, SshConnection
 _SSHD_UP = "kst: sshd"
 _SILENT = 20.0  # seconds without a byte on the console, before the guest is up: frozen
 _PROBE_UP = 20.0  # seconds for the probe's first reply, once SSH works
+# start.sh goes on while the host connects: what the probe is asked for first is what it can find.
+_AGENT = "until [ -e /root/ready ]; do usleep 1000; done; exec /kst/agent"
 _ATTEMPTS = 3  # boots, when QEMU is to blame: see _NotTheKernel
 _TAIL = 262_144  # bytes of the console read back for a diagnosis
 
@@ -171,7 +173,7 @@ class VngGuest:
         self._await_console(_SSHD_UP, deadline)
         qemu = self._qemu()
         self._connection = self._connect(qemu, boot.keys, deadline)
-        self._channel = self._connection.agent("exec /kst/agent", 20)
+        self._channel = self._connection.agent(_AGENT, 20)
         try:
             self._channel.call(b'{"id":0,"op":"hello"}', _PROBE_UP)
         except (ChannelTimeout, ChannelLost, ChannelGarbage) as error:

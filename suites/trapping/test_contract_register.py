@@ -31,7 +31,7 @@ def register(handle: int, addr: int, length: int, mode: int = RWP.mode) -> Op[An
     return ops.register(handle, addr, length, mode)
 
 
-@contract("R2", "R3", "R4", "R6", "R8", "R9", "R10", "R13", "R14", "I7")
+@contract("R2", "R3", "R4", "R6", "R8", "R9", "R10", "R12", "R13", "R14", "I7")
 @pytest.mark.control("swallow_errno")
 @pytest.mark.parametrize("kind", DISTINCT_KINDS)
 def test_register_refusals(subject: Subject, kind: str) -> None:
@@ -46,12 +46,14 @@ def test_register_refusals(subject: Subject, kind: str) -> None:
     gone = subject.region("anon", 1)
     gone.unmap()
     no_access = subject.region(kind, 1, prot=0)
+    read_only = subject.region("shmem_read_only", 1, prot=1)
     o, m = other.handle, mine.handle
     check_refusals(
         subject,
         region,
         mine,
         {
+            "never writable": (register(o, read_only.addr, read_only.length), "EPERM"),
             "mode 0": (register(m, at, size, 0), "EINVAL"),
             "an unknown mode bit": (register(m, at, size, RWP.mode | 1 << 4), "EINVAL"),
             "RWP not negotiated": (register(plain.handle, at, size), "EINVAL"),

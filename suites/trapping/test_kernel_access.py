@@ -119,7 +119,7 @@ def _how(seen: replies.KernelAccess) -> str:
     return "trapped" if seen.messages else "reported" if seen.reported else "unseen"
 
 
-@pytest.mark.contract("I3", "I4", "I5", "F8")
+@pytest.mark.contract("I3", "I4", "I5", "F8", "F11")
 @pytest.mark.control("skip_protect", "corrupt")
 @pytest.mark.parametrize(("accessor", "protection", "deliveries"), _cases())
 def test_access_by_the_kernel(

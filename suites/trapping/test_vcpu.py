@@ -48,13 +48,16 @@ PROGRESS_MS = 10_000  # two accesses take no millisecond where the machine is id
 
 def guest(subject: Subject, kind: str) -> tuple[Region, Vcpu]:
     """Memory of *kind* whose first pages hold RETURN, and a vCPU that has them in its tables, as huge pages if so."""
-    if kind == "thp":
-        region = subject.region("anon", 2 * THP_PAGES, thp="always").populate()
-    else:
-        region = subject.region(kind, PAGES).populate()
-    subject.batch(*[ops.poke(region[page], RETURN) for page in range(PAGES)])
-    vcpu = subject.vcpu(region)
-    assert vcpu.touch("rmw", region, range(PAGES), value=0).done
+    region = subject.region("anon", 2 * THP_PAGES, thp="always") if kind == "thp" else subject.region(kind, PAGES)
+    *_, made, _, touched = subject.batch(
+        ops.stamp(region.addr, len(region), region.page_size, 1),
+        *[ops.poke(region[page], RETURN) for page in range(PAGES)],
+        ops.actor(region.handle),
+        ops.touch(None, "rmw", region.addr, region.page_size, list(range(PAGES)), 0),
+        ops.ticket(None, "done"),
+    )
+    vcpu = Vcpu(subject, made)
+    assert (touched.state, touched.exit) == ("done", None)
     assert bool(vcpu.mappings().huge) == (kind in ("thp", "hugetlb")), f"set-up: {kind} is mapped as {vcpu.mappings()}"
     return region, vcpu
 
@@ -209,6 +212,7 @@ def test_blocked_vcpu_runs_again(subject: Subject, kind: str, end: Callable[[Uff
     assert [one.blocked for one in tickets] == [True, True]
     assert set(uffd.events()) == {Fault(region[1], RWP | WRITE), Fault(region[1], RWP)}
     end(uffd, region)
+    assert not any(one.blocked for one in tickets)  # a wake is made before the call returns
     assert all(one.done for one in tickets)
 
 

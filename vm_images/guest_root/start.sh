@@ -21,9 +21,17 @@ say "sshd"
 ifconfig lo up
 mount -t tmpfs tmpfs /tmp
 echo 16 > /proc/sys/vm/nr_hugepages 2> /dev/null
+if grep -qw kst=functional /proc/cmdline; then
+	# Not where instructions are counted: there the figures of a kernel are to stay as they are.
+	echo 24 > /proc/sys/vm/nr_hugepages 2> /dev/null
+	thp=/sys/kernel/mm/transparent_hugepage
+	echo madvise > $thp/hugepages-64kB/enabled 2> /dev/null
+	echo advise > $thp/shmem_enabled 2> /dev/null
+fi
 mount -t debugfs debugfs /sys/kernel/debug 2> /dev/null
-# Swap to compressed memory. Not where instructions are counted: there the figures of a kernel are to stay as they are.
+# Swap to compressed memory; not where instructions are counted either.
 if [ -e /sys/block/zram0 ] && grep -qw kst=functional /proc/cmdline; then
 	echo 128M > /sys/block/zram0/disksize && mkswap /dev/zram0 > /dev/null && swapon /dev/zram0 || say "no swap"
 fi
+touch /root/ready # the probe is started once this is there: see vng.py
 wait

@@ -1,0 +1,136 @@
+"""Operations that drop a page on purpose, on every kind of memory: its protection goes with it, that of others stays.
+
+Source: userfaultfd.rst, "Operations that drop the PTE entirely ... also drop the RWP marker: the next access
+re-populates the range without protection. Unlike WP (which persists via PTE_MARKER_UFFD_WP)"; zap_pte_range(),
+zap_huge_pmd(), __unmap_hugepage_range(); invariants I2, I3.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field
+
+import pytest
+
+from kselftests_py.lab import Feature, Subject, ops
+from kselftests_py.lab.kinds import HUGETLB, KINDS, NEVER
+from kselftests_py.lab.matrix import Case, Cell, judge, marks, prepared, verdict
+from kselftests_py.lab.operations import NEEDS, Operation, Row, only, rows
+from kselftests_py.lab.ops import Op
+
+Here = Callable[[str, Iterable[str]], list[str]]
+PRIVATE = ("anon", "thp", "mthp", "zero", "huge_zero", "read_only")
+HAVE_FILE = ("shmem", "tmpfs", "hugetlb")
+
+
+def _advise(*advices: str) -> Callable[[Cell, int], list[Op[object]]]:
+    return lambda cell, page: [ops.madvise(cell.region[page], cell.region.page_size, advice) for advice in advices]
+
+
+def _punch(cell: Cell, page: int) -> list[Op[object]]:
+    return [ops.punch_hole(cell.region.handle, page * cell.region.page_size, cell.region.page_size)]
+
+
+def _map_over(cell: Cell, page: int) -> list[Op[object]]:
+    at, size = cell.region[page], cell.region.page_size
+    return [ops.munmap(at, size)]
+
+
+@dataclass(frozen=True)
+class Drop:
+    """How one page is dropped, and the kinds that it cannot be dropped from, each with its reason."""
+
+    how: Callable[[Cell, int], list[Op[object]]]
+    absent: Mapping[str, str] = field(default_factory=dict)
+    reachable: bool = True
+
+
+DROPS = {
+    "dontneed": Drop(_advise("DONTNEED")),
+    "remove": Drop(_advise("REMOVE"), only(("anon_shared", *HAVE_FILE), "MADV_REMOVE takes shared writable files")),
+    "punch_hole": Drop(_punch, only(HAVE_FILE, "has no file of its own to punch a hole into")),
+    "guard": Drop(
+        _advise("GUARD_INSTALL", "GUARD_REMOVE"),
+        dict.fromkeys(HUGETLB, "MADV_GUARD_INSTALL refuses hugetlb"),
+    ),
+    "guarded": Drop(
+        _advise("GUARD_INSTALL"), dict.fromkeys(HUGETLB, "MADV_GUARD_INSTALL refuses hugetlb"), reachable=False
+    ),
+    "unmapped": Drop(_map_over, dict.fromkeys(HUGETLB, "leaves nothing of its two pages to look at"), reachable=False),
+}
+
+
+def _dropped(cell: Cell) -> int:
+    """The page that is dropped: a protected one."""
+    return 1 if 1 in cell.kind.armed else min(cell.kind.armed)
+
+
+@pytest.mark.contract("D1", "I2")
+@pytest.mark.needs(*NEEDS["rwp"])
+@pytest.mark.control("invert_marker")
+@pytest.mark.parametrize("how", DROPS)
+@pytest.mark.parametrize("event", [False, True], ids=["quiet", "event_remove"])
+def test_dropped_page_is_free(subject: Subject, here: Here, kst_control: str | None, how: str, event: bool) -> None:
+    """The dropped page has no marker and does not trap (a guard raises SIGSEGV); all others are as protected as before.
+
+    With EVENT_REMOVE and EVENT_UNMAP the same, once the events are read.
+    """
+    drop = DROPS[how]
+    kinds = here(how, [name for name in KINDS if name not in drop.absent and (name, "rwp") not in NEVER])
+    extra = Feature.EVENT_REMOVE | Feature.EVENT_UNMAP if event else Feature(0)
+    case = prepared(subject, kinds, "rwp", extra)
+    case.each(lambda cell: drop.how(cell, _dropped(cell)))
+    case.each(lambda cell: ops.events(cell.uffd.handle))
+    wrong = _check_dropped(case, drop)
+    for cell in case.cells:
+        cell.gone = range(_dropped(cell), _dropped(cell) + 1)
+    verdict(judge(case) | wrong, case.cells, kst_control)
+
+
+def _check_dropped(case: Case, drop: Drop) -> dict[str, str]:
+    """What is wrong with the dropped page of each cell."""
+    wrong = {}
+    actor = case.subject.call(ops.actor()).actor
+    seen = case.each(lambda cell: _look(cell, actor))
+    for cell, (entries, _, state, told) in zip(case.cells, seen, strict=True):
+        if marks(cell, entries.entries) & {_dropped(cell)}:
+            wrong[str(cell)] = "the dropped page has a marker"
+        elif state.state != "done" or told.events:
+            wrong[str(cell)] = f"the access to the dropped page is {state.state}, messages {len(told.events)}"
+        elif state.signal != (None if drop.reachable else "SIGSEGV"):
+            wrong[str(cell)] = f"the access to the dropped page raised {state.signal}"
+    return wrong
+
+
+def _look(cell: Cell, actor: int) -> list[Op[object]]:
+    grains = cell.region.length // 4096
+    how = "rmw" if cell.kind.prot & 2 else "read"
+    return [
+        ops.pagemap(cell.region.addr, grains),
+        ops.access(actor, how, cell.region[_dropped(cell)], 0),
+        ops.latest_ticket(actor, None, 2000),
+        ops.events(cell.uffd.handle),
+    ]
+
+
+def dropped_and_marked(case: Case) -> None:
+    """zap_pte_range(), zap_install_uffd_wp_if_needed(): PTE_MARKER_UFFD_WP stands where the page was."""
+    case.each(lambda cell: ops.madvise(cell.region.addr, cell.region.length, "DONTNEED"))
+
+
+SURVIVORS = [
+    Operation(
+        dropped_and_marked,
+        absent=only(("anon_shared", "shmem", "tmpfs", "hugetlb"), "has no file that keeps what is dropped"),
+        protections=("wp",),
+    )
+]
+
+
+@pytest.mark.control("skip_protect", "invert_marker")
+@pytest.mark.parametrize(("operation", "protection", "kinds"), rows(SURVIVORS))
+def test_write_protection_outlives_the_page(
+    survives: Row, operation: Operation, protection: str, kinds: tuple[str, ...]
+) -> None:
+    """MADV_DONTNEED of shared memory drops pages; write protection and its markers stay. Source: userfaultfd.rst."""
+    survives(operation, protection, kinds)

@@ -1,0 +1,159 @@
+"""fork of every kind of memory: a child without a userfaultfd is left alone, one with EVENT_FORK is protected too.
+
+Source: dup_userfaultfd() in mm/userfaultfd.c; __copy_present_ptes(), copy_present_page() and copy_nonpresent_pte() in
+mm/memory.c; copy_huge_pmd(); copy_hugetlb_page_range() and hugetlb_install_folio(); invariants I2 to I6. A row is a way
+to fork; ``test_matrix.py`` says what is judged of each kind.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from dataclasses import replace
+
+import pytest
+
+from kselftests_py.lab import Feature, Page, Region, Subject, ops
+from kselftests_py.lab.kinds import HUGETLB, KINDS, NEVER
+from kselftests_py.lab.matrix import Case, found, inherited, judge, prepared, scan, unprotected, verdict
+from kselftests_py.lab.operations import NEEDS
+
+Here = Callable[[str, Iterable[str]], list[str]]
+SWAPPED = ("anon", "mthp", "read_only", "thp")
+"""Whose marker is in the swap entry; what becomes of shared memory is in ``test_matrix_paging.py``."""
+PINNABLE = [name for name, kind in KINDS.items() if kind.filled == "written" and name not in ("read_only", "shmem_thp")]
+"""A pin for reading in needs a writable page: it copies zero pages and refuses memory that is read-only."""
+
+
+def _kinds(protection: str, wanted: Iterable[str] = tuple(KINDS)) -> list[str]:
+    return [name for name in wanted if (name, protection) not in NEVER]
+
+
+def _there(case: Case, child: Subject) -> dict[str, Region]:
+    return {str(cell): replace(cell.region, subject=child) for cell in case.cells}
+
+
+def _swap_out(case: Case) -> None:
+    case.subject.call(ops.settle(0))
+    case.each(lambda cell: ops.madvise(cell.region.addr, cell.region.length, "PAGEOUT"))
+    resident = case.each(lambda cell: scan(cell, Page.PRESENT))
+    assert not any(found(cell, seen) for cell, (seen,) in zip(case.cells, resident, strict=True))
+
+
+BY = [
+    pytest.param("rwp", marks=pytest.mark.needs(*NEEDS["rwp"])),
+    pytest.param("wp", marks=pytest.mark.needs(*NEEDS["wp"])),
+]
+WAYS = [
+    "plain", "parent_first", "nested", "not_inherited", pytest.param("swapped", marks=pytest.mark.needs("swap"))
+]  # fmt: skip
+
+
+@pytest.mark.contract("K1", "I2", "I5")
+@pytest.mark.control("skip_protect", "invert_marker")
+@pytest.mark.parametrize("way", WAYS)
+@pytest.mark.parametrize("protection", BY)
+def test_child_is_left_alone(subject: Subject, here: Here, kst_control: str | None, protection: str, way: str) -> None:
+    """Without EVENT_FORK nothing is marked or traps in the child, nor in its own child; the parent's is as it was.
+
+    Neither sees other bytes than before; whoever looks first, and if the memory is not inherited at all.
+    """
+    wanted = SWAPPED if way == "swapped" else [name for name in KINDS if way != "not_inherited" or name not in HUGETLB]
+    case = prepared(subject, here(f"{way}-{protection}", _kinds(protection, wanted)), protection)
+    if way == "swapped":
+        _swap_out(case)
+    if way == "not_inherited":  # MADV_DOFORK refuses hugetlb
+        case.each(lambda cell: ops.madvise(cell.region.addr, cell.region.length, "DONTFORK"))
+    child, _ = subject.fork()
+    with child:
+        wrong = judge(case, close=False) if way == "parent_first" else {}
+        if way == "nested":
+            grandchild, _ = child.fork()
+            with grandchild:
+                wrong |= unprotected(case, _there(case, grandchild), grandchild)
+        if way != "not_inherited":
+            wrong |= unprotected(case, _there(case, child), child)
+    if way != "parent_first":
+        wrong |= judge(case)
+    verdict(wrong, case.cells, kst_control)
+
+
+EVENT_WAYS = [
+    "child_first", "parent_first", "child_gone",
+    pytest.param("swapped", marks=pytest.mark.needs("swap")),
+    pytest.param("pinned", marks=pytest.mark.needs("io_uring")),
+]  # fmt: skip
+
+
+@pytest.mark.contract("K2", "K3", "F11", "I2", "I5")
+@pytest.mark.needs("event_fork")
+@pytest.mark.control("skip_protect", "invert_marker")
+@pytest.mark.parametrize("way", EVENT_WAYS)
+@pytest.mark.parametrize("protection", BY)
+def test_child_is_protected_too(
+    subject: Subject, here: Here, kst_control: str | None, protection: str, way: str
+) -> None:
+    """With EVENT_FORK the child has the markers and traps, to a descriptor of its own, and so has the parent still.
+
+    Whoever looks first; when the child has ended; when its pages were on swap; and when they were pinned, so that fork
+    copies them at once.
+    """
+    wanted = {"swapped": SWAPPED, "pinned": PINNABLE}.get(way, tuple(KINDS))
+    kinds = here(f"{way}-{protection}", _kinds(protection, wanted))
+    case = prepared(subject, kinds, protection, Feature.EVENT_FORK, pinned=way == "pinned")
+    if way == "swapped":
+        _swap_out(case)
+    child, descriptors = subject.fork_each()
+    with child:
+        assert set(descriptors) == {cell.uffd.handle for cell in case.cells}
+        wrong = judge(case, close=False) if way == "parent_first" else {}
+        if way != "child_gone":
+            wrong |= judge(inherited(case, child, descriptors))
+    if way != "parent_first":
+        wrong |= judge(case)
+    verdict(wrong, case.cells, kst_control)
+
+
+def _half(case: Case) -> None:
+    case.each(lambda cell: ops.mprotect(cell.region.addr, cell.region.length // 2, 1))
+
+
+def _forked(case: Case) -> None:
+    case.children.append(case.subject.fork()[0])
+
+
+STATES = [
+    pytest.param(None, id="protected"),
+    pytest.param(_half, id="split"),
+    pytest.param(_forked, id="forked"),
+    pytest.param(_swap_out, id="swapped", marks=pytest.mark.needs("swap")),
+]
+
+
+@pytest.mark.control("skip_protect")
+@pytest.mark.parametrize("state", STATES)
+@pytest.mark.parametrize("protection", BY)
+def test_killed_while_threads_wait(
+    subject: Subject, here: Here, protection: str, state: Callable[[Case], None] | None
+) -> None:
+    """A process killed while threads wait in every kind of memory can be reaped, in whatever state the memory is.
+
+    Source: I1, I9; userfaultfd_release(), exit_mmap(): the log is watched, and a process that does not end is a HANG.
+    """
+    wanted = SWAPPED if state is _swap_out else KINDS
+    case = prepared(subject, here(f"killed-{protection}", _kinds(protection, wanted)), protection)
+    if state is not None:
+        state(case)
+    sync = Case(subject, [cell for cell in case.cells if cell.delivery == "sync"])
+    actors = [new.actor for (new,) in sync.each(lambda _: ops.actor())]
+    crew = dict(zip(map(str, sync.cells), actors, strict=True))
+    # A read-only half of write-protected memory cannot be written: the page behind it.
+    page = {str(cell): max(cell.kind.armed) if state is _half else min(cell.kind.armed) for cell in sync.cells}
+    how = "read" if protection == "rwp" else "rmw"
+    sync.each(lambda cell: ops.access(crew[str(cell)], how, cell.region[page[str(cell)]], 0))
+    states = sync.each(lambda cell: ops.latest_ticket(crew[str(cell)], None, 2000))
+    waiting = {str(cell) for cell, (seen,) in zip(sync.cells, states, strict=True) if seen.state == "blocked"}
+    hit = {str(cell) for cell in sync.cells if not (protection == "wp" and state is _half and len(cell.region) == 2)}
+    assert waiting >= hit, f"not waiting: {sorted(hit - waiting)}"
+    subject.end()
+    for child in case.children:
+        child.end()

@@ -1,0 +1,199 @@
+"""What the kernel does to pages by itself, on every kind of memory: what was protected stays so, and nothing else.
+
+Reclaim, migration, splitting, merging, memory failure: see ``test_matrix.py`` for what a row is. Each operation is seen
+to have happened. Source: userfaultfd.rst ("Protection is preserved across page reclaim"; "The same applies to pages
+temporarily replaced by migration entries"); invariants I2 to I5; of each operation the function named in its row.
+"""
+
+from __future__ import annotations
+
+import pytest
+
+from kselftests_py.lab import Page, ops
+from kselftests_py.lab.kinds import HUGETLB
+from kselftests_py.lab.matrix import Case, brief, found, scan
+from kselftests_py.lab.operations import Operation, Row, only, rows
+
+KPF_COMPOUND = 1 << 15 | 1 << 16
+KPF_KSM = 1 << 21
+"""Of /proc/kpageflags: head and tail of a large folio; a page that KSM has merged."""
+SCANS = 2
+"""Passes of KSM over all memory: a page is taken once it has not changed between two."""
+BOUND_MS = 20_000
+
+
+def _advise(case: Case, advice: str) -> None:
+    case.each(lambda cell: ops.madvise(cell.region.addr, cell.region.length, advice))
+
+
+def pageout(case: Case) -> None:
+    """try_to_unmap_one(), swp_pte_prepare(), do_swap_page(); shmem: cond_install_uffd_wp_ptes(), shmem_fault()."""
+    case.subject.call(ops.settle(0))
+    _advise(case, "PAGEOUT")
+    there = case.each(lambda cell: scan(cell, Page.PRESENT))
+    resident = {
+        str(cell): brief(pages) for cell, (seen,) in zip(case.cells, there, strict=True) if (pages := found(cell, seen))
+    }
+    assert not resident, f"still resident after MADV_PAGEOUT: {resident}"
+
+
+def swapoff(case: Case) -> None:
+    """unuse_pte(); shmem_unuse()."""
+    pageout(case)
+    case.subject.call(ops.swap_cycle())
+    swapped = case.each(lambda cell: scan(cell, Page.SWAPPED))
+    assert not any(found(cell, seen) for cell, (seen,) in zip(case.cells, swapped, strict=True))
+
+
+def read_ahead(case: Case) -> None:
+    """MADV_WILLNEED: swapin_walk_pmd_entry(): swapped pages come into the swap cache, and are not mapped."""
+    pageout(case)
+    _advise(case, "WILLNEED")
+
+
+def cold(case: Case) -> None:
+    """madvise_cold_or_pageout_pte_range(): pages and huge pages become old; a huge page may be split."""
+    _advise(case, "COLD")
+
+
+def freed_lazily(case: Case) -> None:
+    """MADV_FREE: madvise_free_pte_range(), madvise_free_huge_pmd(): nothing is dropped before reclaim."""
+    _advise(case, "FREE")
+
+
+def migrate(case: Case) -> None:
+    """try_to_migrate_one(), remove_migration_pte(), remove_migration_pmd(), set_pmd_migration_entry()."""
+    asked = case.each(lambda cell: ops.move_pages(cell.region.addr, cell.region.length, cell.region.page_size))
+    here = {str(cell): nodes.nodes[0] for cell, (nodes,) in zip(case.cells, asked, strict=True)}
+    moved = case.each(
+        lambda cell: ops.move_pages(
+            cell.region.addr, cell.region.length, cell.region.page_size, 1 - here[str(cell)]
+        )
+    )  # fmt: skip
+    for cell, (nodes,) in zip(case.cells, moved, strict=True):
+        assert nodes.nodes[0] == 1 - here[str(cell)], f"{cell}: move_pages: the first page is on {nodes.nodes[0]}"
+
+
+def compact(case: Case) -> None:
+    """compact_node(): isolates and migrates whatever it can; which pages is not ours to say."""
+    case.subject.call(ops.knob_set("compact_memory", "1"))
+
+
+def soft_offline(case: Case) -> None:
+    """soft_offline_page(): the frame of an armed page is given up, what is in it is migrated."""
+    case.each(lambda cell: ops.madvise(cell.region[1], cell.region.page_size, "SOFT_OFFLINE"))
+
+
+def neighbour_fails(case: Case) -> None:
+    """memory_failure(): unmap_poisoned_folio() takes one page away; a huge page is split for it."""
+    for cell in case.cells:
+        cell.gone = range(2, 3)
+    case.each(lambda cell: ops.madvise(cell.region[2], cell.region.page_size, "HWPOISON"))
+
+
+def split(case: Case) -> None:
+    """split_huge_page_to_order(): unmap_folio(), remap_page() by way of migration entries; or the huge PMD alone."""
+    for cell in case.cells:
+        span = f"{case.subject.pid},{cell.region.addr:#x},{cell.region.end:#x},0"
+        case.subject.call(ops.knob_set("split_huge_pages", span))
+    flags = case.each(lambda cell: ops.page_flags(cell.region.addr, 1))
+    whole = [str(cell) for cell, (seen,) in zip(case.cells, flags, strict=True) if seen.flags[0] & KPF_COMPOUND]
+    assert not whole, f"split_huge_pages left whole: {whole}"
+
+
+def merged(case: Case) -> None:
+    """write_protect_page(), replace_page() in mm/ksm.c: equal pages become one. All cells hold the same bytes."""
+    _advise(case, "MERGEABLE")
+    try:
+        for name, value in (("ksm_sleep", "0"), ("ksm_pages_to_scan", "100000"), ("ksm_run", "1")):
+            case.subject.call(ops.knob_set(name, value))
+        passed = case.subject.call(ops.knob("ksm_full_scans")).value
+        case.subject.call(ops.knob("ksm_full_scans", at_least=passed + SCANS + 1, timeout_ms=BOUND_MS))
+    finally:
+        case.subject.call(ops.knob_set("ksm_run", "0"))
+    flags = case.each(lambda cell: ops.page_flags(cell.region[2], 1))
+    apart = [str(cell) for cell, (seen,) in zip(case.cells, flags, strict=True) if not seen.flags[0] & KPF_KSM]
+    assert not apart, f"a page that is not protected was not merged: {apart}"
+
+
+def numa_hinted(case: Case) -> None:
+    """change_prot_numa(), do_numa_page(), numa_rebuild_large_mapping(), do_huge_pmd_numa_page(): free pages get hints
+    beside protected ones; a page that is hinted is accessed without a message.
+    """
+    settings = {"numa_scan_delay": "10", "numa_scan_period_min": "10", "numa_scan_period_max": "20"}
+    was = {name: case.subject.call(ops.knob(name)).value for name in settings}
+    hints, faults = (
+        case.subject.call(ops.knob("vmstat", key)).value for key in ("numa_pte_updates", "numa_hint_faults")
+    )
+    try:
+        for name, value in (*settings.items(), ("numa_balancing", "1")):
+            case.subject.call(ops.knob_set(name, value))
+        # The scan is the work of a thread that runs; its own page is hinted, too, and faults.
+        busy = case.subject.region("anon", 1).populate()
+        case.subject.actor().repeat("rmw", busy[0])
+        free = sum(len(cell.free) for cell in case.cells)
+        seen = case.subject.call(ops.knob("vmstat", "numa_pte_updates", hints + free, BOUND_MS)).value
+        assert seen >= hints + free, f"{seen - hints} pages were hinted, {free} are free to be"
+        assert case.subject.call(ops.knob("vmstat", "numa_hint_faults", faults + 1, BOUND_MS)).value > faults
+    finally:
+        for name, value in (("numa_balancing", "0"), *((name, str(value)) for name, value in was.items())):
+            case.subject.call(ops.knob_set(name, value))
+
+
+def mergeable(case: Case) -> None:
+    """ksm_madvise(): the VMA's flag, and breaking of what was merged: nothing was."""
+    _advise(case, "MERGEABLE")
+    _advise(case, "UNMERGEABLE")
+
+
+ANON = ("anon", "mthp", "read_only")
+SHARED = ("anon_shared", "shmem", "tmpfs")
+PRIVATE = (*ANON, "thp", "zero", "huge_zero", "shmem_private")
+NOT_SWAPPED = {
+    "zero": "the zero page is not swapped out",
+    "huge_zero": "the huge zero page is not swapped out",
+    **dict.fromkeys(HUGETLB, "hugetlb is not swapped out"),
+}
+LOST = {(kind, "rwp"): "F025" for kind in (*SHARED, "shmem_private")}
+ZERO_STAYS = {
+    "zero": "the zero page belongs to everybody",
+    "huge_zero": "the huge zero page belongs to everybody",
+}
+POOL = dict.fromkeys(HUGETLB, "would take huge pages away from the tests after it")
+LEFT_ALONE = {
+    **dict.fromkeys(HUGETLB, "NUMA balancing leaves hugetlb alone"),
+    "shmem_private": "its second half is a mapped file, which NUMA balancing leaves alone",
+}
+NO_FRAMES = {**ZERO_STAYS, **POOL}
+OPERATIONS = [
+    Operation(pageout, ("swap",), NOT_SWAPPED, LOST),
+    Operation(swapoff, ("swap",), NOT_SWAPPED, LOST),
+    Operation(read_ahead, ("swap",), NOT_SWAPPED, LOST),
+    Operation(cold, absent=dict.fromkeys(HUGETLB, "MADV_COLD refuses hugetlb")),
+    Operation(freed_lazily, absent=only(PRIVATE[:-1], "MADV_FREE takes private anonymous memory")),
+    Operation(migrate, ("nodes",), {**ZERO_STAYS, "shmem_private": "its second half is not mapped by us alone"}),
+    Operation(compact, ("compaction",)),
+    Operation(soft_offline, ("hwpoison", "guest"), NO_FRAMES),
+    Operation(neighbour_fails, ("hwpoison", "guest"), NO_FRAMES),
+    Operation(
+        split, ("split_huge_pages", "page_flags"), only(("thp", "mthp", "shmem_thp"), "is not in large folios")
+    ),
+    Operation(
+        merged, ("ksm", "page_flags"),
+        only(("anon", "mthp"), "of what KSM merges, private anonymous memory, one of each size"),
+        {(kind, which): "F026" for kind in ("anon", "mthp") for which in ("rwp", "wp")},
+    ),
+    Operation(
+        numa_hinted, ("numa_balancing", "nodes"),
+        {**ZERO_STAYS, **LEFT_ALONE},
+    ),
+    Operation(mergeable, ("ksm",), dict.fromkeys(HUGETLB, "KSM leaves hugetlb alone")),
+]  # fmt: skip
+
+
+@pytest.mark.contract("F9", "P22", "I2", "I3", "I4", "I5")
+@pytest.mark.control("skip_protect", "invert_marker")
+@pytest.mark.parametrize(("operation", "protection", "kinds"), rows(OPERATIONS))
+def test_protection_survives(survives: Row, operation: Operation, protection: str, kinds: tuple[str, ...]) -> None:
+    """Pages that were protected before the operation have the marker and trap; the others neither; no byte changed."""
+    survives(operation, protection, kinds)
