@@ -134,14 +134,10 @@ static void touch(struct thread *t)
 	uint64_t batch = t->crowd->batch;
 
 	for (uint64_t i = t->first; i < t->first + t->pages; i++) {
-		volatile uint64_t *word = (volatile uint64_t *)(l->mem.addr + i * l->mem.page_size);
 		bool timed = i % batch == 0;
 		uint64_t begin = timed ? kst_ticks(l->tsc) : 0;
 
-		if (l->write)
-			*word = i + 1;
-		else
-			(void)*word;
+		kst_loop_access(l, i);
 		if (timed)
 			kst_hist_add(t->hist, kst_ticks(l->tsc) - begin);
 	}
@@ -321,8 +317,8 @@ static json_t *op_fault_throughput(struct kst_subject *s, const json_t *args)
 	json_t *reply = kst_loop_init(&c.loop, s, args, true);
 	uint64_t threads = 1;
 
-	if (!reply && !json_object_get(args, "access"))
-		reply = kst_error("access: missing, must be read or write");
+	if (!reply && (!json_object_get(args, "access") || c.loop.access == KST_GUP))
+		reply = kst_error("access: must be read or write");
 	if (!reply && find_kind(args, &c.kind, &reply) &&
 	    kst_arg_range_or(args, "threads", 1, 1, MAX_THREADS, &threads, &reply) &&
 	    kst_arg_range_or(args, "batch", 1, 1, MAX_BATCH, &c.batch, &reply) && c.loop.mem.pages % (threads * c.batch))
