@@ -128,9 +128,10 @@ def test_verdict_is_that_of_the_first_bad_commit(tried: list[Tried], word: str, 
 
 @pytest.mark.parametrize(("code", "error"), [(0, ""), (125, "no boot")])
 def test_a_commit_that_only_the_measurement_boots(
-    tree: Path, monkeypatch: pytest.MonkeyPatch, code: int, error: str
+    tree: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, code: int, error: str
 ) -> None:
     """Where the files ask for no suite the measurement is the only boot, and a boot that fails in it counts."""
+    monkeypatch.setenv("KST_CACHE", str(tmp_path / "cache"))
     commit = series(tree, "HEAD^..HEAD")[0]
     kernel = KernelImage("git:x", "7.3", tree, None, None, "0" * 64, {})
     monkeypatch.setattr(flow, "resolve", lambda *_: kernel)
@@ -139,6 +140,35 @@ def test_a_commit_that_only_the_measurement_boots(
     tried = flow.attempt(flow.Plan(str(tree), "", ()), commit.sha, commit.parent, commit.files, True)
     assert tried.error == error
     assert flow.judge(BASE, [tried]).exit_code == code
+
+
+@pytest.mark.parametrize(("code", "runs_in_all"), [(0, 3), (1, 4)], ids=["passed", "failed"])
+def test_a_kernel_that_passed_is_not_run_again(
+    tree: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, code: int, runs_in_all: int
+) -> None:
+    """The same kernel with the same suites; another kernel, other suites or --again are run, and so is what failed."""
+    monkeypatch.setenv("KST_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setattr(flow.warnings, "new", lambda *_: [])
+    commit, calls = series(tree, "HEAD^..HEAD")[0], []
+
+    def run(_spec: str, suites: list[str], *_: object) -> tuple[runs.Told, list[object]]:
+        calls.append(suites)
+        return runs.Told("FAIL" if code else "PASS", "", code), []
+
+    monkeypatch.setattr(runs, "run", run)
+
+    def attempt(digest: str, suites: list[str], *, again: bool = False) -> Tried:
+        kernel = KernelImage("git:x", "7.3", tree, None, None, digest * 64, {})
+        monkeypatch.setattr(flow, "resolve", lambda *_: kernel)
+        plan = flow.Plan(str(tree), "", suites, again)
+        return flow.attempt(plan, commit.sha, commit.parent, commit.files, False)
+
+    assert attempt("a", ["idle"]) == attempt("a", ["idle"])
+    attempt("b", ["idle"])
+    attempt("a", ["trapping"])
+    assert len(calls) == runs_in_all
+    attempt("a", ["trapping"], again=True)
+    assert len(calls) == runs_in_all + 1
 
 
 def test_everything_is_written_for_programs(tmp_path: Path) -> None:

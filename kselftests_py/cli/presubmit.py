@@ -36,6 +36,7 @@ _SHOWN = 40
 )
 @click.option("--jobs", type=click.IntRange(1, 64), default=1, show_default=True, help="Commits tried at once.")
 @click.option("--scheduler", metavar="ADDRESS", help="Run on the workers of this Dask scheduler (docs/scale.md).")
+@click.option("--again", is_flag=True, help="Try all, also a kernel that passed the same suites before.")
 @click.option("--out", type=click.Path(path_type=Path), metavar="DIR", help="Where presubmit.json goes.")
 @click.option("--pre-push", is_flag=True, help="Read the ranges as git's pre-push hook gives them on standard input.")
 @one_line_errors
@@ -46,19 +47,21 @@ def presubmit_command(
     parts: str,
     jobs: int,
     scheduler: str | None,
+    again: bool,
     out: Path | None,
     pre_push: bool,
 ) -> None:
     """Try each commit of a series in a kernel tree: it builds without new warnings in the files it touches, boots, and
     passes the suites that its files ask for; then the head is compared with the base in exact instructions.
 
-    Without a range: from the upstream branch on. Your tree is not written to, and what is not committed is no part.
+    Without a range: from the upstream branch on. Your tree is not written to, and what is not committed is no part. A
+    kernel that passed before, byte for byte the same, with this probe and these suites, is not booted again.
     """
     view = TerminalView(Console())
     tree = tree.resolve()
     for one in pushed(sys.stdin.read()) if pre_push else [wanted]:
         commits = series(tree, one)
-        code = _try(view, tree, commits, everything, parts, jobs, scheduler, out)
+        code = _try(view, tree, commits, everything, parts, jobs, scheduler, again, out)
         if code:
             sys.exit(code)
 
@@ -71,6 +74,7 @@ def _try(
     parts: str,
     at_once: int,
     scheduler: str | None,
+    again: bool,
     out: Path | None,
 ) -> int:
     why = choice.reasons(name for commit in commits for name in commit.files)
@@ -80,7 +84,7 @@ def _try(
     if not suites:
         view.note("no file asks for a suite: commits are built, and the head is measured")
     began = time.monotonic()
-    plan = flow.Plan(str(tree), parts, suites)
+    plan = flow.Plan(str(tree), parts, suites, again)
     results = flow.run(plan, commits, at_once=at_once, scheduler=scheduler, note=view.note)
     base = next(results)
     counted = f"{len(base.passed)} tests passed, {len(base.failed)} failed, {len(base.skipped)} skipped"

@@ -35,11 +35,13 @@ class Tried(msgspec.Struct, frozen=True):
 
 
 class Plan(msgspec.Struct, frozen=True):
-    """What is tried: the kernel tree, the parts of the spec after the revision, and the suites."""
+    """What is tried: the kernel tree, the parts of the spec after the revision, and the suites; *again*: also kernels
+    that passed them before."""
 
     tree: str
     parts: str
     suites: Sequence[str]
+    again: bool = False
 
     def spec(self, revision: str) -> str:
         return f"git:{self.tree}@{revision}{self.parts}"
@@ -84,14 +86,17 @@ def attempt(plan: Plan, sha: str, parent: str, files: Sequence[str], exact: bool
     except BootError as error:
         return Tried(sha, error=str(error))
     assert isinstance(kernel, KernelImage)
-    verdict, records = runs.run(spec, plan.suites) if plan.suites else (None, [])
+    verdict: runs.Told | None = None
+    records: list[Record] = []
+    if plan.suites:
+        verdict, records = runs.run_once(kernel.digest, spec, plan.suites, again=plan.again)
     if verdict is not None and verdict.exit_code == 125:
         return Tried(sha, told, verdict.why, verdict.verdict, digest=kernel.digest)
     if verdict is not None and verdict.exit_code == 3:
         raise HarnessError(f"{sha[:12]}: {verdict.why}")
     figures: list[Record] = []
     if exact:
-        measured, figures = runs.run(spec, ["latency"], _EXACT)
+        measured, figures = runs.run_once(kernel.digest, spec, ["latency"], _EXACT, again=plan.again)
         if measured.exit_code == 125:
             return Tried(sha, told, measured.why, measured.verdict, digest=kernel.digest)
         if measured.exit_code == 3:

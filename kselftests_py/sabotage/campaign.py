@@ -7,7 +7,6 @@ tries only those again.
 
 from __future__ import annotations
 
-import hashlib
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -16,7 +15,7 @@ from pathlib import Path
 
 import msgspec
 
-from kselftests_py import jobs, paths
+from kselftests_py import jobs, kept
 from kselftests_py.errors import BootError, HarnessError, UsageError
 from kselftests_py.jobs import runs
 from kselftests_py.kernels import source
@@ -32,6 +31,7 @@ from kselftests_py.sabotage.defects import Defect
 OURS = ("trapping", "eviction", "idle")
 UPSTREAM = ("upstream",)
 LATENCY = ("latency",)
+_VERDICTS = "sabotage/verdicts"
 TEST_BOUND = 30
 """Seconds of one test: a kernel that hangs costs so much and no more."""
 
@@ -70,7 +70,7 @@ class Campaign:
         ours = [*made_of, probe_digest(), tree_digest(data_dir("suites"))]
         parts = {"ours": ours, "upstream": [*made_of, "upstream"]}
         wanted = ("ours", "upstream") if self.upstream else ("ours",)
-        return {name: hashlib.sha256("\n".join(parts[name]).encode()).hexdigest() for name in wanted}
+        return {name: kept.key(parts[name]) for name in wanted}
 
 
 def parse_kernel(spec: str) -> BuildSpec:
@@ -93,7 +93,7 @@ def run(
     with source.opened(parse_kernel(campaign.spec), note) as workspace:
         base = workspace.git("rev-parse", f"{workspace.base}^{{tree}}")
     keys = {defect.name: campaign.keys(defect, base) for defect in campaign.defects}
-    known = {name: {which: _recalled(key) for which, key in of.items()} for name, of in keys.items()}
+    known = {name: {which: kept.recall(_VERDICTS, key, Seen) for which, key in of.items()} for name, of in keys.items()}
     left = [defect for defect in campaign.defects if None in known[defect.name].values()]
     for name in [defect.name for defect in campaign.defects if defect not in left]:
         yield _put_together(name, known[name]), True
@@ -114,11 +114,11 @@ def run(
             yield Tried(finished.key, error=f"not tried: {finished.error}"), False
             continue
         tried: Tried = finished.value
-        found = known[tried.name]
+        found, tried_by = known[tried.name], {"ours": tried.ours, "upstream": tried.upstream}
         for which in [which for which, seen in found.items() if seen is None]:
-            found[which] = tried.ours if which == "ours" else tried.upstream
+            found[which] = tried_by[which]
             if not tried.error:
-                _remember(keys[tried.name][which], found[which])
+                kept.remember(_VERDICTS, keys[tried.name][which], tried_by[which])
         yield _put_together(tried.name, found, tried), False
     _clean(campaign, "after", note)
 
@@ -195,22 +195,3 @@ def _clean(campaign: Campaign, when: str, note: Callable[[str], None]) -> list[R
         if told.exit_code:
             raise HarnessError(f"{campaign.spec}: the clean kernel does not pass latency: {told.why}")
         return records
-
-
-def _place(key: str) -> Path:
-    folder = paths.cache_dir() / "sabotage" / "verdicts"
-    folder.mkdir(parents=True, exist_ok=True)
-    return folder / f"{key}.json"
-
-
-def _recalled(key: str) -> Seen | None:
-    try:
-        return msgspec.json.decode(_place(key).read_bytes(), type=Seen)
-    except (OSError, msgspec.MsgspecError):
-        return None
-
-
-def _remember(key: str, seen: Seen | None) -> None:
-    temporary = _place(key).with_suffix(".new")
-    temporary.write_bytes(msgspec.json.encode(seen))
-    temporary.replace(_place(key))
