@@ -24,8 +24,8 @@ from kselftests_py.machines.machine import Loss, MachineLost
 
 BATCH = 100
 """Sequences that Hypothesis chooses from one seed."""
-SHRINK_S = 90.0
-"""The longest that one contradiction is shrunk."""
+SHRINK_S = 45.0
+"""The longest that Hypothesis shrinks one contradiction, and again that ``reduce`` does."""
 REPLAYS = 3
 """How often a contradiction is tried again on a fresh boot before it counts as gone."""
 LOST_MAX = 3
@@ -130,7 +130,8 @@ class Explorer:
         if self._crashed is not None:
             self._keep(*self._crashed)
         elif self._best is not None:
-            self._keep(*reduce(*self._best[:1], self._still, self._best[1]))
+            self._shrink_until = time.monotonic() + SHRINK_S
+            self._keep(*reduce(*self._best, self._still))
 
     def _hypothesis(self, seed: int) -> None:
         settings = hypothesis.settings(
