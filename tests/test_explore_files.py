@@ -60,7 +60,10 @@ def steps_with(**fields: Any) -> dict[str, Any]:
         (text(sequence=steps_with(op="protect", uffd=0, ioctl="rm", region=0, first=0, count=1)), "Invalid enum value"),
         (text(sequence=steps_with(op="map", kind="anon", pages=10**9)), "1024"),
         (text(sequence={"steps": [{"op": "thread"}] * 201}), "length <= 200"),
-        (text(sequence=steps_with(op="access", actor=0, how="read", region=0, page=0), claim=None), "the model cannot judge"),
+        (
+            text(sequence=steps_with(op="access", actor=0, how="read", region=0, page=0), claim=None),
+            "the model cannot judge",
+        ),
         (text(sequence=steps_with(op="thread"), claim={"step": 9, "check": "crash"}), "the claim is of step 9"),
     ],
 )

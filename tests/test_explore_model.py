@@ -202,6 +202,43 @@ def test_mremap_without_the_event_disarms() -> None:
     assert walk.access("read") == {"SIGSEGV"}
 
 
+def test_mremap_with_the_event_keeps_protection_and_tells() -> None:
+    """V1."""
+    walk = Walk(features=("RWP", "EVENT_REMAP"))
+    walk.do(s.Map(kind="anon", pages=2))
+    walk.protect()
+    expected = walk.do(s.Mremap(region=0, first=0, count=1, to=1, to_first=1))
+    moved = walk.model.pages[0, 1, 1]
+    assert (walk.model.marked(moved), moved.owner, expected.events) == (YES, 0, {0: "remap"})
+
+
+def test_move_arms_in_rwp_memory() -> None:
+    """X5; ENOENT of a hole, EEXIST where something is."""
+    walk = Walk()
+    walk.do(s.Map(kind="anon", pages=3))
+    walk.do(s.Populate(region=1, first=0, count=2, value=70))
+
+    def move(first: int, to_first: int) -> frozenset[str]:
+        return walk.do(s.Move(uffd=0, region=1, first=first, count=1, to=0, to_first=to_first)).errno
+
+    assert (move(2, 1), move(0, 0), move(0, 1)) == ({"ENOENT"}, {"EEXIST"}, {"0"})
+    assert (walk.marked(), walk.page(1).words) == ([NO, YES], {70})
+    assert walk.model.pages[0, 1, 0].words == {0}
+
+
+def test_huge_page_may_be_resolved_as_a_whole_or_not() -> None:
+    """S4 speaks of a huge page, and no document says when one is split."""
+    walk = Walk(features=("RWP", "RWP_ASYNC"))
+    walk.do(s.Map(kind="anon", pages=4, thp=True))
+    walk.do(s.Populate(region=1, first=0, count=1, value=70))
+    whole = {"uffd": 0, "region": 1, "first": 0, "count": 4}
+    walk.do(s.Register(mode=("rwp",), **whole))  # type: ignore[arg-type]
+    walk.do(s.Protect(ioctl="rwprotect", **whole))  # type: ignore[arg-type]
+    walk.do(s.Access(actor=0, how="read", region=1, page=0))
+    marked = [walk.model.marked(walk.model.pages[0, 1, number]) for number in range(4)]
+    assert marked == [NO, EITHER, EITHER, EITHER]
+
+
 def test_two_stores_at_once_leave_either_word() -> None:
     walk = Walk()
     walk.protect()
@@ -230,8 +267,8 @@ def test_filling_installs_unarmed_pages_once() -> None:
         s.Exit(process=1),
         s.Fork(event=7),
         s.Madvise(advice="FREE", region=0, first=0, count=1),
-        s.Move(uffd=0, region=0, first=0, count=1, to=0, to_first=1),
-        s.Map(kind="anon", pages=512, thp=True),
+        s.Move(uffd=0, region=0, first=0, count=2, to=0, to_first=1),
+        s.Map(kind="shmem", pages=512, thp=True),
     ],
     ids=lambda step: type(step).__name__.lower(),
 )

@@ -37,6 +37,10 @@ class _Contradiction(Exception):
     """Tells Hypothesis that a sequence fails."""
 
 
+class _TimeUp(BaseException):
+    """Ends Hypothesis at once: it takes any Exception for a failure."""
+
+
 @dataclass(frozen=True)
 class Found:
     """A contradiction, shrunk. ``confirmed``: seen again, on a fresh boot where one can be had."""
@@ -147,7 +151,7 @@ class Explorer:
         wrapped: Any = hypothesis.given(sequences(self._offer, self._length))(one)
         try:
             hypothesis.seed(seed)(settings(wrapped))()
-        except (_Contradiction, HypothesisException):  # the latter: it stopped failing when the time was up
+        except (_Contradiction, _TimeUp, HypothesisException):  # the last: it stopped failing when its time was up
             return
 
     def _fails(self, sequence: s.Sequence) -> bool:
@@ -160,7 +164,7 @@ class Explorer:
                 self._best = (sequence, found)
             return True
         if self._over():
-            return False
+            raise _TimeUp
         claim = self.attempt(sequence)
         self.count.sequences += 1
         self.count.operations += len(sequence.steps)

@@ -12,11 +12,13 @@ from dataclasses import dataclass, field
 from hypothesis import strategies as st
 
 from kselftests_py.explore import steps as s
-from kselftests_py.explore.model import Model, Unmodelled
-from kselftests_py.lab import Capabilities
+from kselftests_py.explore.model import HOLE, Model, Page, Place, Unmodelled
+from kselftests_py.lab import Capabilities, Feature
 
 LENGTH = 16
 """Operations drawn after the setting up of memory, descriptors and threads."""
+HUGE = 512
+"""Pages of a huge page."""
 _HOWS: tuple[s.How, ...] = ("read", "write", "rmw")
 _NUMBER = st.integers(0, 15)
 
@@ -29,6 +31,8 @@ class Offer:
     modes: tuple[s.Mode, ...]
     features: tuple[s.Feature, ...]  # each may be negotiated or not
     swap: bool
+    thp: bool
+    move: bool
     accessed: bool  # PAGEMAP_SCAN knows PAGE_IS_ACCESSED
     skipped: tuple[str, ...] = ()
 
@@ -55,7 +59,9 @@ class Offer:
         swap = caps.missing("swap")
         skipped += [f"swapoff: {swap}"] if swap else []
         accessed = caps.missing("page_accessed") is None
-        return cls(tuple(kinds), tuple(modes), features, swap is None, accessed, tuple(skipped))
+        features += tuple(name for name in ("EVENT_REMAP",) if Feature[name] in caps.features)
+        has_thp, has_move = caps.missing("thp") is None, caps.missing("move") is None
+        return cls(tuple(kinds), tuple(modes), features, swap is None, has_thp, has_move, accessed, tuple(skipped))
 
     def always(self) -> tuple[s.Feature, ...]:
         """The features that every descriptor negotiates."""
@@ -83,6 +89,12 @@ class Walk:
         return True
 
 
+def page_of(number: int, pages: int) -> int:
+    """A page by a small number: of many pages the first ones, the middle and the last."""
+    near = [*range(min(pages, 8)), pages // 2, pages - 1]
+    return number % pages if pages <= 8 else near[number % len(near)]
+
+
 @dataclass(frozen=True)
 class Raw:
     """Four small numbers to be read as what an operation is of."""
@@ -96,7 +108,7 @@ class Raw:
         """A range of some region; large numbers are wide ranges."""
         region = self.a % len(walk.model.regions)
         pages = walk.model.regions[region].pages
-        first = self.b % pages
+        first = page_of(self.b, pages)
         count = pages - first if self.c >= 8 else 1 + self.c % (pages - first)
         return {"region": region, "first": first, "count": count}
 
@@ -107,12 +119,40 @@ class Raw:
         return self.d % 2 if len(walk.model.alive) > 1 else 0
 
 
+def near(walk: Walk, raw: Raw, fits: Callable[[Place, Page], bool]) -> dict[str, int] | None:
+    """One page of those that fit, as a range; None: there is none, or *raw* is not for it (so that others come too)."""
+    if raw.c < 6:
+        return None
+    found = [
+        (region, page)
+        for (process, region, page), one in walk.model.pages.items()
+        if fits((process, region, page), one)
+    ]
+    if not found:
+        return None
+    region, page = found[page_of(raw.b, len(found))]
+    return {"region": region, "first": page, "count": 1}
+
+
+def _awaited(walk: Walk) -> Callable[[Place, Page], bool]:
+    """Pages that somebody waits for."""
+    waiting = {
+        (actor.process, actor.access.region, actor.access.page)
+        for actor in walk.model.actors
+        if actor.access and "blocked" in actor.states
+    }
+    return lambda place, page: place in waiting
+
+
+def _hole(place: Place, page: Page) -> bool:
+    return page.owner is not None and page.states == {HOLE} and page.prot == "rw"
+
+
 _Read = Callable[[Walk, Raw], "s.Step | None"]
 
 
-def _owner(walk: Walk, raw: Raw) -> tuple[int, s.Ioctl]:
+def _owner(walk: Walk, raw: Raw, at: dict[str, int]) -> tuple[int, s.Ioctl]:
     """The userfaultfd that the range begins in, and its protecting ioctl; any other one seldom."""
-    at = raw.range(walk)
     uffd = raw.uffd(walk)
     process = walk.model.uffds[uffd].process if uffd < len(walk.model.uffds) else 0
     page = walk.model.pages.get((process, at["region"], at["first"]))
@@ -125,11 +165,13 @@ def _access(walk: Walk, raw: Raw) -> s.Step | None:
     idle = [number for number, actor in enumerate(walk.model.actors) if actor.idle]
     if not idle:
         return None
-    region = raw.a % len(walk.model.regions)
-    page = raw.b % walk.model.regions[region].pages
+    actor = idle[raw.d % len(idle)]
+    process = walk.model.actors[actor].process
+    at = near(walk, raw, lambda place, page: place[0] == process and any(one.marked for one in page.states))
+    at = at or raw.range(walk)
     how = _HOWS[raw.c % 3]
     value = 0 if how == "read" else 100 + len(walk.steps)
-    return s.Access(actor=idle[raw.d % len(idle)], how=how, region=region, page=page, value=value)
+    return s.Access(actor=actor, how=how, region=at["region"], page=at["first"], value=value)
 
 
 def _register(walk: Walk, raw: Raw) -> s.Step:
@@ -141,13 +183,15 @@ def _register(walk: Walk, raw: Raw) -> s.Step:
 
 
 def _protect(walk: Walk, raw: Raw) -> s.Step:
-    uffd, ioctl = _owner(walk, raw)
-    return s.Protect(uffd=uffd, ioctl=ioctl, **raw.range(walk))
+    at = raw.range(walk)
+    uffd, ioctl = _owner(walk, raw, at)
+    return s.Protect(uffd=uffd, ioctl=ioctl, **at)
 
 
 def _resolve(walk: Walk, raw: Raw) -> s.Step:
-    uffd, ioctl = _owner(walk, raw)
-    return s.Resolve(uffd=uffd, ioctl=ioctl, dontwake=raw.d % 4 == 3, **raw.range(walk))
+    at = near(walk, raw, _awaited(walk)) or raw.range(walk)
+    uffd, ioctl = _owner(walk, raw, at)
+    return s.Resolve(uffd=uffd, ioctl=ioctl, dontwake=raw.d % 4 == 3, **at)
 
 
 def _mprotect(walk: Walk, raw: Raw) -> s.Step:
@@ -160,13 +204,24 @@ def _madvise(advice: s.Advice) -> _Read:
 
 
 def _copy(walk: Walk, raw: Raw) -> s.Step:
-    at = raw.range(walk) | {"count": 1}
-    uffd, _ = _owner(walk, raw)
+    at = near(walk, raw, _hole) or raw.range(walk) | {"count": 1}
+    uffd, _ = _owner(walk, raw, at)
     return s.Copy(uffd=uffd, value=500 + len(walk.steps), protect=raw.c % 2 == 1, dontwake=raw.c % 8 == 4, **at)
 
 
 def _zeropage(walk: Walk, raw: Raw) -> s.Step:
-    return s.Zeropage(uffd=_owner(walk, raw)[0], **(raw.range(walk) | {"count": 1}))
+    at = near(walk, raw, _hole) or raw.range(walk) | {"count": 1}
+    return s.Zeropage(uffd=_owner(walk, raw, at)[0], **at)
+
+
+def _wake(walk: Walk, raw: Raw) -> s.Step:
+    at = near(walk, raw, _awaited(walk)) or raw.range(walk)
+    return s.Wake(uffd=_owner(walk, raw, at)[0], **at)
+
+
+def _unregister(walk: Walk, raw: Raw) -> s.Step:
+    at = raw.range(walk)
+    return s.Unregister(uffd=_owner(walk, raw, at)[0], **at)
 
 
 def _mremap(walk: Walk, raw: Raw) -> s.Step | None:
@@ -176,6 +231,12 @@ def _mremap(walk: Walk, raw: Raw) -> s.Step | None:
     if to_first + at["count"] > walk.model.regions[to].pages:
         return None
     return s.Mremap(process=0, to=to, to_first=to_first, **at)
+
+
+def _move(walk: Walk, raw: Raw) -> s.Step:
+    at = raw.range(walk) | {"count": 1}
+    to = near(walk, raw, _hole) or Raw(raw.d, raw.c, 0, 0).range(walk)
+    return s.Move(uffd=_owner(walk, raw, to)[0], to=to["region"], to_first=to["first"], **at)
 
 
 def _fork(walk: Walk, raw: Raw) -> s.Step:
@@ -199,13 +260,14 @@ OPERATIONS: dict[str, tuple[int, _Read]] = {
     "punchhole": (2, lambda walk, raw: s.PunchHole(**raw.range(walk))),
     "fork": (2, _fork),
     "thread": (2, lambda walk, raw: s.Thread(process=raw.process(walk))),
-    "wake": (1, lambda walk, raw: s.Wake(uffd=raw.uffd(walk), **raw.range(walk))),
-    "unregister": (1, lambda walk, raw: s.Unregister(uffd=_owner(walk, raw)[0], **raw.range(walk))),
+    "wake": (1, _wake),
+    "unregister": (1, _unregister),
     "close": (1, lambda walk, raw: s.Close(uffd=raw.uffd(walk))),
     "setmode": (3, lambda walk, raw: s.SetMode(uffd=raw.uffd(walk), asynchronous=raw.d % 2 == 1)),
     "copy": (2, _copy),
     "zeropage": (1, _zeropage),
-    "mremap": (1, _mremap),
+    "mremap": (2, _mremap),
+    "move": (1, _move),
     "munmap": (1, lambda walk, raw: s.Munmap(process=raw.process(walk), **raw.range(walk))),
     "swapcycle": (1, lambda walk, raw: s.SwapCycle()),
     "exit": (1, lambda walk, raw: s.Exit(process=1)),
@@ -214,7 +276,11 @@ OPERATIONS: dict[str, tuple[int, _Read]] = {
 
 def chosen(offer: Offer) -> list[str]:
     """The names of the operations to draw from, each as often as its weight says."""
-    left_out = {name for name, there in (("setmode", "rwp" in offer.modes), ("swapcycle", offer.swap)) if not there}
+    left_out = {
+        name
+        for name, there in (("setmode", "rwp" in offer.modes), ("swapcycle", offer.swap), ("move", offer.move))
+        if not there
+    }
     return [name for name, (weight, _) in OPERATIONS.items() if name not in left_out for _ in range(weight)]
 
 
@@ -223,8 +289,12 @@ def sequences(draw: st.DrawFn, offer: Offer, length: int = LENGTH) -> s.Sequence
     """Memory, a descriptor or two, threads; mostly something protected; and *length* operations drawn at random."""
     walk = Walk(offer)
     kinds = draw(st.lists(st.tuples(st.sampled_from(offer.kinds), st.integers(1, 5)), min_size=1, max_size=2))
+    huge = offer.thp and draw(_NUMBER) == 15
     for kind, pages in kinds:
-        walk.put(s.Map(kind=kind, pages=min(pages, 2) if kind.startswith("hugetlb") else pages))
+        if huge and kind == "anon":
+            walk.put(s.Map(kind=kind, pages=HUGE, thp=True))
+        else:
+            walk.put(s.Map(kind=kind, pages=min(pages, 2) if kind.startswith("hugetlb") else pages))
     wanted = draw(st.lists(st.sets(st.sampled_from(offer.features)) if offer.features else st.just(set()),
                            min_size=1, max_size=2))  # fmt: skip
     event = False
@@ -236,13 +306,15 @@ def sequences(draw: st.DrawFn, offer: Offer, length: int = LENGTH) -> s.Sequence
         walk.put(s.Thread())
     for region, mapped in enumerate(walk.model.regions):
         whole = {"region": region, "first": 0, "count": mapped.pages}
-        if draw(_NUMBER) % 8:
-            populated = whole | {"count": 1 + draw(_NUMBER) % mapped.pages}
+        if draw(_NUMBER):
+            share = draw(_NUMBER)
+            populated = whole if share >= 6 else whole | {"count": 1 + share % min(mapped.pages, 8)}
             walk.put(s.Populate(value=10 * (region + 1), **populated))
-        if draw(_NUMBER) % 8:
+        if draw(_NUMBER):
             walk.put(_register(walk, Raw(region, 0, 15, draw(_NUMBER))))
-            if draw(_NUMBER) % 4:
-                walk.put(_protect(walk, Raw(region, draw(_NUMBER), draw(_NUMBER), 0)))
+            if draw(_NUMBER) > 1:
+                first = draw(_NUMBER)
+                walk.put(_protect(walk, Raw(region, max(0, first - 8), 15 - draw(_NUMBER) // 2, 0)))
     operation = st.tuples(st.sampled_from(chosen(offer)), _NUMBER, _NUMBER, _NUMBER, _NUMBER)
     for name, *numbers in draw(st.lists(operation, min_size=length, max_size=length)):
         step = OPERATIONS[name][1](walk, Raw(*numbers))

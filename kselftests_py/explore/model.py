@@ -48,6 +48,8 @@ class Page:
     missing: bool = False
     states: frozenset[State] = frozenset({HOLE})
     words: Words = frozenset({0})
+    huge: bool = False  # may be mapped by huge pages: what is done to it may be done to those beside it
+    reclaimed: bool = False  # has been offered to reclaim
 
     def unregistered(self) -> Page:
         return replace(self, owner=None, mode="", missing=False, states=unmarked(self.states))
@@ -97,6 +99,7 @@ class Expected:
     errno: frozenset[str] = OK
     accesses: dict[int, list[Branch]] = field(default_factory=dict)
     still: set[int] = field(default_factory=set)  # busy actors that nothing has woken
+    events: dict[int, str] = field(default_factory=dict)  # of each userfaultfd, the message that is no page fault
 
     def outcomes(self, actor: int) -> frozenset[str]:
         found = {branch.outcome for branch in self.accesses.get(actor, [])}
@@ -219,7 +222,7 @@ class Model:
 
     def settle(self, seen: dict[int, str] | None) -> Settled:
         """Take the outcomes of the accesses (None: nobody looked) and make them happen."""
-        settled = Settled()
+        settled = Settled({uffd: [{event}] for uffd, event in self._now.events.items()})
         places = [self._place(number) for number in self._now.accesses]
         writers = [self._place(number) for number in self._now.accesses if self._access(number).how != "read"]
         for number, branches in self._now.accesses.items():
@@ -239,6 +242,8 @@ class Model:
                 if access.how != "write":
                     settled.values[number] = self.words(page) if alone else None
                 self._done(page, access, sure=outcomes == {"done"}, alone=alone)
+                if page.huge:
+                    self._huge(place, access)
             actor.states = frozenset("blocked" if one == "blocked" else "idle" for one in outcomes) or actor.states
         return settled
 
@@ -268,6 +273,18 @@ class Model:
         file.cached = frozenset({True}) if sure else file.cached | {True}
         if access.how == "read" and not page.mode and not page.kind.startswith("hugetlb"):
             self._fault_around(page)
+
+    def _huge(self, place: Place, access: s.Access) -> None:
+        """A huge page comes, and in async mode is resolved, as a whole; where it is split, it does not."""
+        page = self.pages[place]
+        resolves = self._asynchronous(page) and (page.mode == "rwp" or access.how != "read")
+        for number in range(self.regions[place[1]].pages):
+            other = self.pages[place[0], place[1], number]
+            if other is page or not other.prot:
+                continue
+            other.states |= {State("present", one.marked) for one in other.states if not one.marked}
+            if resolves and other.mode == page.mode:
+                other.states |= {State("present", False) for one in other.states if one.marked}
 
     def _fault_around(self, page: Page) -> None:
         """A read of a file may map neighbours that are cached; not where pages are tracked (I4)."""

@@ -19,13 +19,13 @@ def refused(model: Model, *errnos: str) -> None:
 def map_(model: Model, step: s.Map) -> None:
     if len(model.alive) > 1:
         raise Unmodelled("a mapping made after a fork")
-    if step.thp:
-        raise Unmodelled("huge pages of anonymous memory")
+    if step.thp and step.kind != "anon":
+        raise Unmodelled("huge pages of files")
     number = len(model.regions)
     model.regions.append(step)
     for page in range(step.pages):
         file = (number, page) if step.kind in ("shmem", "tmpfs", "hugetlb") else None
-        model.pages[0, number, page] = Page(step.kind, step.prot, file)
+        model.pages[0, number, page] = Page(step.kind, step.prot, file, huge=step.thp)
         if file:
             model.files[file] = File()
 
@@ -37,6 +37,8 @@ def populate(model: Model, step: s.Populate) -> None:
         if {branch.outcome for branch in model.branches(0, access)} != {"done"}:
             raise Unmodelled("populating what may trap")
         page.states = frozenset(branch.state for branch in model.branches(0, access))
+        if page.huge:
+            model._huge((0, step.region, number), access)
         model.store(page, frozenset({step.value + number}))
         if page.file:
             model.files[page.file].cached = frozenset({True})
@@ -196,6 +198,7 @@ def _pageout(model: Model, step: s.Madvise, pages: list[Page]) -> None:
     files = {page.file for page in pages if page.file}
     for page in [*pages, *(one for one in model.pages.values() if one.file in files)]:
         out = "absent" if page.file else "swapped"
+        page.reclaimed = True
         page.states |= {State(out, one.marked) for one in page.states if one.entry == "present"}
 
 
@@ -242,15 +245,16 @@ def mremap(model: Model, step: s.Mremap) -> None:
         raise Unmodelled("a move within a region, or onto another kind")
     if model.regions[step.region].kind.startswith("hugetlb") or len({_vma(page) for page in pages}) != 1:
         raise Unmodelled("moving hugetlb memory, or several mappings")
-    if any(page.owner is not None and "EVENT_REMAP" in model.uffds[page.owner].features for page in pages):
-        raise Unmodelled("EVENT_REMAP")
     if model.moved & {step.region, step.to}:
         raise Unmodelled("moving parts of what was moved")
     _nobody_waits(model, step.process, step)
     model.moved |= {step.region, step.to}
     for offset, page in enumerate(pages):
+        keeps = page.owner is not None and "EVENT_REMAP" in model.uffds[page.owner].features
+        if page.owner is not None and keeps:
+            model._now.events[page.owner] = "remap"
         place = (step.process, step.to, step.to_first + offset)
-        model.pages[place] = page.unregistered()  # V2, V3
+        model.pages[place] = page if keeps else page.unregistered()  # V1, V2, V3
         model.pages[step.process, step.region, step.first + offset] = Page(page.kind, "")
 
 
@@ -330,7 +334,39 @@ def swap_cycle(model: Model, step: s.SwapCycle) -> None:
 
 
 def move(model: Model, step: s.Move) -> None:
-    raise Unmodelled("UFFDIO_MOVE")
+    """Of one page that no other process can have; UFFDIO_MOVE(2const)."""
+    uffd = model.uffd(step.uffd)
+    (source,) = model.mapped(uffd.process, step.region, step.first, 1) if step.count == 1 else (None,)
+    (target,) = model.mapped(uffd.process, step.to, step.to_first, 1)
+    if source is None or len(model.alive) > 1 or source is target or target.owner != step.uffd:
+        raise Unmodelled("moving several pages, or what a child may share, or onto what is not registered here")
+    if any(page.kind != "anon" or page.prot != "rw" or page.huge or page.reclaimed for page in (source, target)):
+        raise Unmodelled("moving what is not plain anonymous memory, or may be on swap")
+    if target.states != {HOLE} or any(one.entry == "absent" and one.marked for one in source.states):
+        if all(one.entry != "absent" for one in target.states) and source.states == {State("present", False)}:
+            return refused(model, "EEXIST")
+        raise Unmodelled("moving onto what may be there")
+    if source.states == {HOLE}:
+        return refused(model, "ENOENT")
+    if any(one.entry != "present" for one in source.states) or list(_waiters(model, uffd.process, step)):
+        raise Unmodelled("moving what may not be there, or what somebody waits for")
+    armed = {True} if target.mode == "rwp" else {False, True} if target.mode == "wp" else {False}  # X5
+    target.states = frozenset(State("present", marked) for marked in armed)
+    target.words, source.words = source.words, frozenset({0})
+    _drop(model, [source])
+    model._retry(list(model.waiting(step.uffd, step.to, step.to_first, 1)))
+    return None
+
+
+def _waiters(model: Model, process: int, step: s.Move) -> list[Actor]:
+    return [
+        actor
+        for actor in model.actors
+        if actor.process == process
+        and "blocked" in actor.states
+        and actor.access
+        and (actor.access.region, actor.access.page) == (step.region, step.first)
+    ]
 
 
 RULES: dict[type, Callable[[Model, Any], None]] = {
