@@ -207,12 +207,12 @@ def test_a_step_before_that_goes_otherwise_exits_3(tmp_path: Path) -> None:
 
 
 def test_no_end_within_the_bound_exits_1(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(cprogram, "BOUND_S", 1)
+    monkeypatch.setattr(cprogram, "BOUND_S", 3)
     claim = s.Claim(step=5, check="hang", seen="no answer")
     assert run(protected(*WRITE), claim, tmp_path) == (0, "")
     # Nobody reads the event of this fork, which sleeps until somebody does.
     unread = protected(s.Fork(), features=(*WP, "EVENT_FORK"))
-    says = "the sequence is expected to come to an end; seen: no end within 1 s\n"
+    says = "the sequence is expected to come to an end; seen: no end within 3 s\n"
     assert run(unread, claim, tmp_path) == (1, says)
 
 

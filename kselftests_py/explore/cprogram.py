@@ -112,7 +112,7 @@ def _assemble(code: Code, sequence: s.Sequence, claim: s.Claim, before: Many[s.C
         lines += ["", "/* The contents. */", *_loads(code, sequence)]
     if claim.check != "errno" and not watched:
         lines += ["", *_comment(f"Claim: {expectation(sequence, claim)}."), *_claim(code, sequence, claim)]
-    return _text(code, sequence, claim, before, lines)
+    return _text(code, sequence, claim, lines)
 
 
 def _loads(code: Code, sequence: s.Sequence) -> list[str]:
@@ -241,9 +241,8 @@ def _page(claim: s.Claim) -> int:
     return claim.page
 
 
-def _text(code: Code, sequence: s.Sequence, claim: s.Claim, before: Many[s.Claim], lines: list[str]) -> str:
-    texts = [text for check in (claim, *before) for text in (*check.expected, check.seen)]
-    signals = ["SIGBUS", "SIGSEGV"] if any(text.startswith("SIG") for text in texts) else []
+def _text(code: Code, sequence: s.Sequence, claim: s.Claim, lines: list[str]) -> str:
+    signals = ["SIGBUS", "SIGSEGV"] if code.threads_run and _may_signal(sequence, claim) else []
     start = [*(["int error;", ""] if any(line.startswith("error = ") for line in lines) else []), "watch();"]
     start += [f"signal({name}, catch_signal);" for name in signals]
     main = "\n".join([*start, *code.start(), *lines, "_exit(0);"])
@@ -257,6 +256,15 @@ def _text(code: Code, sequence: s.Sequence, claim: s.Claim, before: Many[s.Claim
     )
     title = _comment(in_words(sequence, claim)[-1])
     return "\n".join([_HEADER % "\n * ".join(line.strip("/* ") for line in title), _select(parts, body) + body])
+
+
+def _may_signal(sequence: s.Sequence, claim: s.Claim) -> bool:
+    """Whether an access may raise a signal, so that the program must survive it."""
+    told = any(text.startswith("SIG") for text in (*claim.expected, claim.seen))
+    return told or any(
+        isinstance(step, s.Munmap | s.Mremap) or (isinstance(step, s.Mprotect | s.Map) and step.prot != "rw")
+        for step in sequence.steps[: claim.step]
+    )
 
 
 def _parts(code: Code, **told: Any) -> list[tuple[list[str], str]]:
