@@ -10,7 +10,7 @@ import pytest
 from explore_walk import WP
 
 from kselftests_py.errors import UsageError
-from kselftests_py.explore import keep, known
+from kselftests_py.explore import kept, known
 from kselftests_py.explore import steps as s
 from kselftests_py.explore.reduce import reduce, without
 
@@ -39,7 +39,7 @@ def text(**changes: Any) -> bytes:
 
 def test_file_comes_back_as_it_was() -> None:
     replay = s.Replay(format=1, sequence=SEQUENCE, claim=ASLEEP)
-    assert keep.decoded(s.encode(replay), "x") == replay
+    assert kept.decoded(s.encode(replay), "x") == replay
 
 
 def steps_with(**fields: Any) -> dict[str, Any]:
@@ -69,7 +69,7 @@ def steps_with(**fields: Any) -> dict[str, Any]:
 )
 def test_broken_file_is_a_usage_error_of_one_line(raw: bytes, told: str) -> None:
     with pytest.raises(UsageError, match=r"file\.json: ") as caught:
-        keep.decoded(raw, "file.json")
+        kept.decoded(raw, "file.json")
     assert told in str(caught.value)
     assert "\n" not in str(caught.value)
 

@@ -145,15 +145,23 @@ class Explorer:
             report_multiple_bugs=False,
         )
 
+        broken: list[Exception] = []
+
         def one(sequence: s.Sequence) -> None:
-            if self._crashed is None and self._fails(sequence):
+            try:
+                fails = self._crashed is None and self._fails(sequence)
+            except Exception as error:  # no failure of the sequence: it shall not be shrunk
+                broken.append(error)
+                raise _TimeUp from error
+            if fails:
                 raise _Contradiction
 
         wrapped: Any = hypothesis.given(sequences(self._offer, self._length))(one)
         try:
             hypothesis.seed(seed)(settings(wrapped))()
         except (_Contradiction, _TimeUp, HypothesisException):  # the last: it stopped failing when its time was up
-            return
+            if broken:
+                raise broken[0] from None
 
     def _fails(self, sequence: s.Sequence) -> bool:
         """Whether Hypothesis shall take the sequence for a failure."""

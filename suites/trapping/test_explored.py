@@ -10,10 +10,9 @@ from pathlib import Path
 
 import pytest
 
-from kselftests_py.explore import keep
 from kselftests_py.explore.execute import run
 from kselftests_py.explore.judge import judge, readable
-from kselftests_py.explore.replay import lacking
+from kselftests_py.explore.kept import lacking, read
 from kselftests_py.explore.words import claim_in_words
 from kselftests_py.lab import Capabilities, Lab
 
@@ -25,7 +24,7 @@ FILES = sorted((Path(__file__).parent / "explored").glob("*.json"))
 @pytest.mark.parametrize("file", FILES, ids=[path.stem for path in FILES])
 def test_sequence(lab: Lab, caps: Capabilities, kst_control: str | None, file: Path) -> None:
     """Errnos, who is blocked, messages, markers, what is accessed or written, and contents agree with the model."""
-    sequence = keep.read(file).sequence
+    sequence = read(file).sequence
     why = lacking(sequence, caps)
     if why is not None:
         pytest.skip(why)
