@@ -13,7 +13,7 @@ from rich.console import Console
 from kselftests_py.cli.errors import EPILOG, one_line_errors
 from kselftests_py.cli.run import checked_memory
 from kselftests_py.errors import HarnessError
-from kselftests_py.explore import keep
+from kselftests_py.explore import keep, kept
 from kselftests_py.explore.explorer import Explorer, Found
 from kselftests_py.explore.ground import Ground, Note
 from kselftests_py.explore.replay import replay
@@ -60,7 +60,7 @@ def explore_command(
     written to DIR as a sequence in words, a C program, the draft of a finding, and a file for --replay. Ends with 0
     if nothing was found, with 1 if something was (docs/explore.md).
     """
-    given = None if file is None else keep.read(file)
+    given = None if file is None else kept.read(file)
     console = Console(highlight=False, markup=False, soft_wrap=True)
 
     def note(text: str) -> None:
@@ -101,11 +101,11 @@ def _explore(ground: Ground, seed: int, minutes: float, note: Note, control: str
     if not offer.modes:
         raise HarnessError(f"{ground.label}: neither RWP nor write protection can be had: nothing was explored")
     note(f"{ground.label}: {' and '.join(offer.modes)} on {', '.join(offer.kinds)}; seed {seed}, {minutes:g} minutes")
-    kept: list[Found] = []
+    found_so_far: list[Found] = []
 
     def found(one: Found) -> None:
-        kept.append(one)
-        place = keep.write(ground.folder, len(kept), one, ground.label)
+        found_so_far.append(one)
+        place = keep.write(ground.folder, len(found_so_far), one, ground.label)
         seen = "seen again on a fresh boot" if ground.boots else "seen again"
         note(f"{claim_in_words(one.sequence, one.claim)} ({seen if one.confirmed else 'not seen again'}): {place}")
 
@@ -113,17 +113,19 @@ def _explore(ground: Ground, seed: int, minutes: float, note: Note, control: str
     try:
         explorer.explore(minutes * 60, fail_fast=fail_fast)
     finally:
-        _summary(ground.folder, seed, explorer, kept)
+        _summary(ground.folder, seed, explorer, found_so_far)
         known = "".join(f"; {name} {times} times" for name, times in sorted(explorer.count.known.items()))
         again = f"; {explorer.count.again} more of what was found" if explorer.count.again else ""
         note(f"{explorer.count}{known}{again}")
-    sure = [one for one in kept if one.confirmed]
+    if not explorer.count.sequences:
+        raise HarnessError(f"{ground.label}: the time was up before one sequence was tried: give more --minutes")
+    sure = [one for one in found_so_far if one.confirmed]
     word = "1 contradiction" if len(sure) == 1 else f"{len(sure) or 'no'} contradictions"
     note(f"{'FAIL' if sure else 'PASS'}: {word} in {ground.folder}")
     return 1 if sure else 0
 
 
-def _summary(folder: Path, seed: int, explorer: Explorer, kept: list[Found]) -> None:
+def _summary(folder: Path, seed: int, explorer: Explorer, found: list[Found]) -> None:
     count = explorer.count
     told = {
         "seed": seed,
@@ -132,7 +134,7 @@ def _summary(folder: Path, seed: int, explorer: Explorer, kept: list[Found]) -> 
         "seconds": round(count.seconds, 1),
         "known": dict(count.known),
         "again": count.again,
-        "found": [{"confirmed": one.confirmed, "claim": msgspec.to_builtins(one.claim)} for one in kept],
+        "found": [{"confirmed": one.confirmed, "claim": msgspec.to_builtins(one.claim)} for one in found],
     }
     try:
         (folder / "explore.json").write_bytes(msgspec.json.format(msgspec.json.encode(told), indent=2) + b"\n")

@@ -24,8 +24,8 @@ from kselftests_py.machines.machine import Loss, MachineLost
 
 BATCH = 100
 """Sequences that Hypothesis chooses from one seed."""
-SHRINK_S = 90.0
-"""The longest that one contradiction is shrunk."""
+SHRINK_S = 45.0
+"""The longest that Hypothesis shrinks one contradiction, and again that ``reduce`` does."""
 REPLAYS = 3
 """How often a contradiction is tried again on a fresh boot before it counts as gone."""
 LOST_MAX = 3
@@ -130,7 +130,8 @@ class Explorer:
         if self._crashed is not None:
             self._keep(*self._crashed)
         elif self._best is not None:
-            self._keep(*reduce(*self._best[:1], self._still, self._best[1]))
+            self._shrink_until = time.monotonic() + SHRINK_S
+            self._keep(*reduce(*self._best, self._still))
 
     def _hypothesis(self, seed: int) -> None:
         settings = hypothesis.settings(
@@ -144,15 +145,23 @@ class Explorer:
             report_multiple_bugs=False,
         )
 
+        broken: list[Exception] = []
+
         def one(sequence: s.Sequence) -> None:
-            if self._crashed is None and self._fails(sequence):
+            try:
+                fails = self._crashed is None and self._fails(sequence)
+            except Exception as error:  # no failure of the sequence: it shall not be shrunk
+                broken.append(error)
+                raise _TimeUp from error
+            if fails:
                 raise _Contradiction
 
         wrapped: Any = hypothesis.given(sequences(self._offer, self._length))(one)
         try:
             hypothesis.seed(seed)(settings(wrapped))()
         except (_Contradiction, _TimeUp, HypothesisException):  # the last: it stopped failing when its time was up
-            return
+            if broken:
+                raise broken[0] from None
 
     def _fails(self, sequence: s.Sequence) -> bool:
         """Whether Hypothesis shall take the sequence for a failure."""

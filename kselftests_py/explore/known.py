@@ -41,9 +41,19 @@ def _prefix_protected(step: s.Step, claim: s.Claim, before: Model) -> bool:
     return claim.process == process and ahead is not None and claim.page in range(step.first, ahead)
 
 
+def _reclaimed_shared_memory(step: s.Step, claim: s.Claim, before: Model) -> bool:
+    """Only read-write protected pages of a file that the advice is about, in whatever mapping."""
+    if not isinstance(step, s.Madvise) or step.advice != "PAGEOUT" or claim.check != "marked" or claim.seen != "no":
+        return False
+    files = {page.file for page in before.span(step.process, step.region, step.first, step.count)}
+    page = before.pages.get((claim.process, claim.what, claim.page if claim.page is not None else -1))
+    return page is not None and page.file is not None and page.mode == "rwp" and page.file in files
+
+
 TABLE = (
     Known("F001", "UFFDIO_UNREGISTER leaves blocked threads asleep", _asleep_after_unregister),
     Known("F003", "UFFDIO_WRITEPROTECT refused with ENOENT has done the pages ahead", _prefix_protected),
+    Known("F025", "shared memory that is reclaimed loses its read-write protection", _reclaimed_shared_memory),
 )
 
 

@@ -1,4 +1,4 @@
-"""The last of the shrinking: a sequence without what it does not need. (Hypothesis has made its numbers small.)"""
+"""The last of the shrinking: a sequence without what it does not need, after Hypothesis has made its numbers small."""
 
 from __future__ import annotations
 
@@ -47,24 +47,41 @@ def _uses_child(steps: tuple[s.Step, ...], number: int, fork: s.Fork) -> bool:
     )
 
 
+def simpler(step: s.Step) -> Iterator[s.Step]:
+    """The step with less in it."""
+    if isinstance(step, s.Open):
+        for name in step.features:
+            yield msgspec.structs.replace(step, features=tuple(one for one in step.features if one != name))
+    if isinstance(step, s.Map) and step.pages > 1:
+        yield from (
+            msgspec.structs.replace(step, pages=pages) for pages in (1, 2, step.pages - 1) if pages < step.pages
+        )
+    if isinstance(step, s._Range) and step.count > 1:
+        yield msgspec.structs.replace(step, count=1)
+        yield msgspec.structs.replace(step, count=step.count - 1)
+
+
 def smaller(sequence: s.Sequence) -> Iterator[s.Sequence]:
-    """Sequences with one step less that the model can judge, the last steps first."""
-    for number in reversed(range(len(sequence.steps))):
-        steps = without(sequence.steps, number)
-        if steps is None:
+    """Sequences simpler by one thing that the model can judge: first without a step, the last ones first."""
+    steps = sequence.steps
+    candidates = [without(steps, number) for number in reversed(range(len(steps)))]
+    for number, step in enumerate(steps):
+        candidates += [(*steps[:number], one, *steps[number + 1 :]) for one in simpler(step)]
+    for candidate in candidates:
+        if candidate is None:
             continue
-        candidate = msgspec.structs.replace(sequence, steps=steps)
+        shorter = msgspec.structs.replace(sequence, steps=candidate)
         try:
-            readable(candidate)
+            readable(shorter)
         except Unmodelled:
             continue
-        yield candidate
+        yield shorter
 
 
 def reduce(
-    sequence: s.Sequence, still: Callable[[s.Sequence], s.Claim | None], claim: s.Claim
+    sequence: s.Sequence, claim: s.Claim, still: Callable[[s.Sequence], s.Claim | None]
 ) -> tuple[s.Sequence, s.Claim]:
-    """Take steps away for as long as *still* gives a claim: that the sequence fails in the same way."""
+    """Take away what can go for as long as *still* gives a claim: that the sequence fails in the same way."""
     sequence = msgspec.structs.replace(sequence, steps=sequence.steps[: claim.step + 1])
     again = True
     while again:

@@ -8,38 +8,9 @@ from kselftests_py.errors import UsageError
 from kselftests_py.explore import known
 from kselftests_py.explore import steps as s
 from kselftests_py.explore.explorer import Explorer, signature
+from kselftests_py.explore.kept import lacking
 from kselftests_py.explore.words import claim_in_words
-from kselftests_py.lab import Capabilities, Feature
-
-
-def lacking(sequence: s.Sequence, caps: Capabilities) -> str | None:
-    """What the sequence needs and the kernel does not have, with the step; None: nothing."""
-    for number, step in enumerate(sequence.steps):
-        why = _lacks(step, caps)
-        if why is not None:
-            return f"step {number} ({type(step).__name__}): {why}"
-    return None
-
-
-def _lacks(step: s.Step, caps: Capabilities) -> str | None:
-    match step:
-        case s.Open():
-            absent = [name for name in step.features if Feature[name] not in caps.features]
-            return caps.missing("uffd") or (f"UFFDIO_API does not offer UFFD_FEATURE_{absent[0]}" if absent else None)
-        case s.Map() if step.kind.startswith("hugetlb"):
-            return caps.missing("hugetlb")
-        case s.Register() if "rwp" in step.mode:
-            return caps.missing("rwp")
-        case s.Protect() | s.Resolve() if step.ioctl == "rwprotect":
-            return caps.missing("rwp")
-        case s.SetMode():
-            return caps.missing("rwp")
-        case s.Move():
-            return caps.missing("move")
-        case s.SwapCycle():
-            return caps.missing("swap")
-        case _:
-            return None
+from kselftests_py.lab import Capabilities
 
 
 @dataclass(frozen=True)
