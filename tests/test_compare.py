@@ -26,6 +26,8 @@ ASYNC = {"path": "fault", "delivery": "async", "kind": "anon", "protection": "wp
 SYNC = ASYNC | {"delivery": "sync"}
 COW = {"path": "cow", "kind": "anon"}
 FORK = {"path": "fork", "kind": "anon"}
+MISSING = {"path": "missing", "delivery": "sync", "kind": "shmem", "with": "copy"}
+STAGE = {"path": "waterfall", "delivery": "sync", "kind": "anon", "stage": "read"}
 
 
 def figure(value: float, labels: dict[str, str], kernel: str = NEW, mode: str = "exact") -> Record:
@@ -42,10 +44,13 @@ def figure(value: float, labels: dict[str, str], kernel: str = NEW, mode: str = 
         (SYNC, 15000, 15001, "same"),
         (SYNC, 15000, 15075, "same"),
         (SYNC, 15000, 15076, "dearer"),
-        (COW, 1_000_000, 1_010_000, "same"),
-        (COW, 1_000_000, 989_999, "cheaper"),
-        (FORK, 257_107, 257_171, "same"),
-        (FORK, 257_107, 257_365, "dearer"),
+        (COW, 1_000_000, 1_000_100, "same"),
+        (COW, 1_000_000, 999_899, "cheaper"),
+        (FORK, 380_000, 381_520, "same"),
+        (FORK, 380_000, 381_521, "dearer"),
+        (FORK, 380_000, 382_560, "dearer"),  # ten instructions a page
+        (MISSING, 27_000, 27_270, "same"),
+        (STAGE, 1_200, 1_225, "dearer"),
     ],
 )
 def test_each_instruction_counts_where_a_path_is_steady(

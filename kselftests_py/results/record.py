@@ -47,7 +47,8 @@ class Metric(msgspec.Struct, frozen=True, kw_only=True):
         dict[str, str],
         Meta(
             description="where the number belongs in the comparison: path (fault, protect, scan, evict, idle, "
-            "kernel_access, waterfall, and those of docs/latency.md), protection (wp, rwp), delivery (sync, async), kind (anon, shmem, ...), "
+            "kernel_access, waterfall, and those of docs/latency.md), protection (wp, rwp), delivery (sync, async), "
+            "kind (anon, shmem, ...), "
             "access (read, write); "
             "trapped=no where the access is not trapped; path=overhead: what was subtracted from the others; "
             "more are allowed"
