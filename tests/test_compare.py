@@ -6,6 +6,7 @@ from __future__ import annotations
 import io
 from pathlib import Path
 
+import bench_steady
 import msgspec
 import pytest
 import results_factory as factory
@@ -148,3 +149,16 @@ def test_table_names_each_path_and_its_change() -> None:
 def test_the_same_kernel_twice_is_refused() -> None:
     told = CliRunner().invoke(cli.main, ["compare", "host", "host"])
     assert (told.exit_code, told.output.count("\n")) == (2, 1), told.output
+
+
+@pytest.mark.parametrize(("second", "alarms"), [(1500, 0), (1501, 1)])
+def test_the_bench_of_boots_alarms_where_the_gate_would(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], second: float, alarms: int
+) -> None:
+    for number, value in enumerate([1500, second]):
+        records = [figure(value, ASYNC), figure(15_000 + 20 * number, SYNC)]  # the latter is within its noise
+        factory.run_folder(tmp_path / f"boot-{number}", records, factory.manifest())
+    assert bench_steady.main(str(tmp_path)) == alarms
+    shown = capsys.readouterr().out
+    assert f"1 comparisons of a boot with another, {alarms} alarms" in shown
+    assert f"2 boots, 2 figures, {1 - alarms} equal to the instruction in all" in shown
