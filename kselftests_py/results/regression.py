@@ -25,7 +25,7 @@ NOISE: list[tuple[dict[str, tuple[str, ...]], float]] = [
     ({"path": ("fork",)}, 0.004),
     ({"path": ("exit",)}, 0.001),
     # Digits of inode numbers, which the guest's root gets from this machine.
-    ({"path": ("smaps",)}, 0.0001),
+    ({"path": ("smaps",)}, 0.0005),
     ({"path": ("move",)}, 0.0005),
     # Millions of instructions: some timer ticks are among them, and not all of those do the same.
     ({"pages": ("262144",)}, 0.0001),
