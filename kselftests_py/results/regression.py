@@ -22,7 +22,7 @@ NOISE: list[tuple[dict[str, tuple[str, ...]], float]] = [
     # A jitter of the whole fault falls into one stage of it.
     ({"path": ("waterfall",)}, 0.02),
     # A process is made, or taken down: its id, stack, counters and page tables come from allocators with a memory.
-    ({"path": ("fork",)}, 0.004),
+    ({"path": ("fork",)}, 0.006),
     ({"path": ("exit",)}, 0.001),
     # Digits of inode numbers, which the guest's root gets from this machine.
     ({"path": ("smaps",)}, 0.0005),
