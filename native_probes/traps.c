@@ -26,9 +26,11 @@ static int protect(const struct kst_loop *l)
 static int unprotect_page(const struct kst_loop *l, char *page, bool wake)
 {
 	const struct uffdio_range range = { .start = (uintptr_t)page, .len = l->mem.page_size };
-	struct uffdio_rwprotect rwp = { .range = range, .mode = wake ? 0 : UFFDIO_RWPROTECT_MODE_DONTWAKE };
-	struct uffdio_writeprotect wp = { .range = range, .mode = wake ? 0 : UFFDIO_WRITEPROTECT_MODE_DONTWAKE };
+	struct uffdio_rwprotect rwp = { .range = range, .mode = UFFDIO_RWPROTECT_MODE_DONTWAKE };
+	struct uffdio_writeprotect wp = { .range = range, .mode = UFFDIO_WRITEPROTECT_MODE_DONTWAKE };
 
+	if (wake)
+		return kst_track_protect(&l->track, page, l->mem.page_size, false);
 	if (l->track.rwp)
 		return ioctl(l->track.uffd, UFFDIO_RWPROTECT, &rwp) ? errno : 0;
 	return ioctl(l->track.uffd, UFFDIO_WRITEPROTECT, &wp) ? errno : 0;

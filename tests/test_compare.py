@@ -6,6 +6,7 @@ from __future__ import annotations
 import io
 from pathlib import Path
 
+import bench_steady
 import msgspec
 import pytest
 import results_factory as factory
@@ -26,6 +27,8 @@ ASYNC = {"path": "fault", "delivery": "async", "kind": "anon", "protection": "wp
 SYNC = ASYNC | {"delivery": "sync"}
 COW = {"path": "cow", "kind": "anon"}
 FORK = {"path": "fork", "kind": "anon"}
+MISSING = {"path": "missing", "delivery": "sync", "kind": "shmem", "with": "copy"}
+STAGE = {"path": "waterfall", "delivery": "sync", "kind": "anon", "stage": "read"}
 
 
 def figure(value: float, labels: dict[str, str], kernel: str = NEW, mode: str = "exact") -> Record:
@@ -42,10 +45,13 @@ def figure(value: float, labels: dict[str, str], kernel: str = NEW, mode: str = 
         (SYNC, 15000, 15001, "same"),
         (SYNC, 15000, 15075, "same"),
         (SYNC, 15000, 15076, "dearer"),
-        (COW, 1_000_000, 1_010_000, "same"),
-        (COW, 1_000_000, 989_999, "cheaper"),
-        (FORK, 257_107, 257_171, "same"),
-        (FORK, 257_107, 257_365, "dearer"),
+        (COW, 1_000_000, 1_000_100, "same"),
+        (COW, 1_000_000, 999_899, "cheaper"),
+        (FORK, 380_000, 382_280, "same"),
+        (FORK, 380_000, 382_281, "dearer"),
+        (FORK, 380_000, 382_560, "dearer"),  # ten instructions a page
+        (MISSING, 27_000, 27_270, "same"),
+        (STAGE, 1_200, 1_225, "dearer"),
     ],
 )
 def test_each_instruction_counts_where_a_path_is_steady(
@@ -143,3 +149,16 @@ def test_table_names_each_path_and_its_change() -> None:
 def test_the_same_kernel_twice_is_refused() -> None:
     told = CliRunner().invoke(cli.main, ["compare", "host", "host"])
     assert (told.exit_code, told.output.count("\n")) == (2, 1), told.output
+
+
+@pytest.mark.parametrize(("second", "alarms"), [(1500, 0), (1501, 1)])
+def test_the_bench_of_boots_alarms_where_the_gate_would(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], second: float, alarms: int
+) -> None:
+    for number, value in enumerate([1500, second]):
+        records = [figure(value, ASYNC), figure(15_000 + 20 * number, SYNC)]  # the latter is within its noise
+        factory.run_folder(tmp_path / f"boot-{number}", records, factory.manifest())
+    assert bench_steady.main(str(tmp_path)) == alarms
+    shown = capsys.readouterr().out
+    assert f"1 comparisons of a boot with another, {alarms} alarms" in shown
+    assert f"2 boots, 2 figures, {1 - alarms} equal to the instruction in all" in shown

@@ -2,6 +2,7 @@
 
 import io
 
+import msgspec
 import pytest
 import results_factory as factory
 from results_factory import HOSTILE, record
@@ -30,6 +31,14 @@ def test_a_row_has_the_stages_in_their_order_and_their_sum():
     assert falls.title == "Exact: instructions"
     assert [row.title.split(" ", 1)[1] for row in falls.rows] == ["WP anon write", "RWP anon write"]
     assert all(row.stages == list(COSTS.values()) and row.total == 15190 for row in falls.rows)
+
+
+def test_of_several_blocks_the_median_is_shown():
+    blocks = [fall(), fall(), fall()]
+    for block, trap in zip(blocks, (1.0, 7.0, 5.0), strict=True):
+        block.metrics[-1] = msgspec.structs.replace(block.metrics[-1], value=trap)
+    [falls] = waterfall.build(blocks, factory.manifest())
+    assert falls.rows[0].stages[0] == 5
 
 
 @pytest.mark.parametrize(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import statistics
 from collections import defaultdict
 from collections.abc import Iterable
 
@@ -22,7 +23,7 @@ STAGES = {
 
 
 class Fall(msgspec.Struct, frozen=True):
-    """One kind of fault: the median of each stage, in the order of ``STAGES``."""
+    """One kind of fault: the median of each stage, in the order of ``STAGES``; of several blocks their median."""
 
     title: str
     stages: list[float]
@@ -42,7 +43,8 @@ class Falls(msgspec.Struct, frozen=True):
 
 def build(records: Iterable[Record], manifest: Manifest) -> list[Falls]:
     """Exact figures, then wall ones where they mean something; nothing for a run with negative controls."""
-    found: dict[tuple[str, str], dict[str, dict[str, float]]] = defaultdict(lambda: defaultdict(dict))
+    found: dict[tuple[str, str], dict[str, dict[str, list[float]]]]
+    found = defaultdict(lambda: defaultdict(lambda: defaultdict(list)))
     short = short_names(entry.label for entry in manifest.kernels)
     for record in records if not manifest.options.get("controls") else ():
         for metric in (one for one in record.metrics if one.labels.get("path") == WATERFALL):
@@ -51,13 +53,13 @@ def build(records: Iterable[Record], manifest: Manifest) -> list[Falls]:
             labels = metric.labels
             who = [short.get(record.kernel, record.kernel), labels.get("protection", "").upper()]
             title = one_line(" ".join([*who, labels.get("kind", ""), labels.get("access", "")]))
-            found[metric.mode, metric.unit][title][labels.get("stage", "")] = metric.value
+            found[metric.mode, metric.unit][title][labels.get("stage", "")].append(metric.value)
     return [
         Falls(f"{'Exact' if mode == 'exact' else 'Wall time'}: {one_line(unit)}", rows)
         for (mode, unit), falls in sorted(found.items())
         if (
             rows := [
-                Fall(title, [stages[stage] for stage in STAGES])
+                Fall(title, [statistics.median(stages[stage]) for stage in STAGES])
                 for title, stages in falls.items()
                 if stages.keys() >= STAGES.keys()
             ]

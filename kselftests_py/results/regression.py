@@ -1,8 +1,8 @@
 """What became dearer: the exact figures of one kernel against those of another, path by path.
 
 An exact figure (instructions retired, docs/latency.md) of a path with one thread is the same in each boot of the same
-kernel, so one instruction more is a change of the kernel. Three kinds of paths are not that steady (``NOISE``): a
-change within their noise is not told from none.
+kernel, so one instruction more is a change of the kernel. Some kinds of paths are not that steady (``NOISE``): a change
+within their noise is not told from none.
 """
 
 from __future__ import annotations
@@ -15,12 +15,21 @@ from kselftests_py.results.manifest import KernelEntry, Manifest
 from kselftests_py.results.record import Metric, Record
 
 NOISE: list[tuple[dict[str, tuple[str, ...]], float]] = [
-    # Two threads take turns: five boots differed by 0.0016 at most (docs/latency.md).
+    # Two threads take turns (docs/latency.md has what boots differed by, here and below).
     ({"delivery": ("sync",)}, 0.005),
-    # Pages are taken from the free lists or given back, in batches whose place depends on all that ran since boot.
-    ({"path": ("absent-write", "cow", "dontneed", "munmap")}, 0.01),
-    # The child's process id, stack and page tables are allocated: two boots were 64 of 257,107 apart.
-    ({"path": ("fork",)}, 0.001),
+    # ... and one of them takes pages from the free lists.
+    ({"path": ("missing",)}, 0.01),
+    # A jitter of the whole fault falls into one stage of it.
+    ({"path": ("waterfall",)}, 0.02),
+    # A process is made, or taken down: its id, stack, counters and page tables come from allocators with a memory.
+    ({"path": ("fork",)}, 0.006),
+    ({"path": ("exit",)}, 0.001),
+    # Digits of inode numbers, which the guest's root gets from this machine.
+    ({"path": ("smaps",)}, 0.0005),
+    ({"path": ("move",)}, 0.0005),
+    # Millions of instructions: some timer ticks are among them, and not all of those do the same.
+    ({"pages": ("262144",)}, 0.0001),
+    ({"path": ("gup", "copy", "zeropage", "absent-write", "cow", "swap-read", "swap-write")}, 0.0001),
 ]
 """Labels of a path, and the share of its figure by which boots of one kernel may differ."""
 

@@ -111,8 +111,12 @@ def test_protect_cost_in_instructions(
 def test_protect_cost_of_other_sizes_in_instructions(
     exact_subject: Subject, record_metric: Callable[..., None], kind: str, pages: int, protection: str
 ) -> None:
-    """Instructions a page to protect and to resolve a range of 1, 16 and 512 pages in one call."""
-    assert min(_measure_protect(exact_subject, record_metric, protection, kind, "exact", pages, rounds=8)) >= 1
+    """Instructions a page to protect and to resolve a range of 1, 16 and 512 pages in one call.
+
+    However few they are, they take a system call, which is a hundred instructions at the least.
+    """
+    cost = _measure_protect(exact_subject, record_metric, protection, kind, "exact", pages, rounds=8)
+    assert min(cost) >= max(1, 100 / pages)
 
 
 @pytest.mark.control("skip_protect")
