@@ -25,7 +25,7 @@ def row(change: WallChange, *, relative: bool = False) -> list[str]:
     shift = change.shift
     figures = [NOTHING, NOTHING] if relative else [format_number(one) for one in (shift.base, shift.head)]
     interval = f"{_share(change, shift.low)} to {_share(change, shift.high)}"
-    return [*figures, _share(change, shift.more), interval, f"{shift.p:.3f}", change.verdict]
+    return [*figures, _share(change, shift.more), interval, f"{change.p:.3f}", change.verdict]
 
 
 def percentiles(change: WallChange) -> list[str]:
