@@ -18,7 +18,7 @@ from kselftests_py.reports.terminal import TerminalView
 from kselftests_py.results import RunFolder, Verdict, wall
 from kselftests_py.results.wall import Wall
 
-BOOTS = 5
+BOOTS = 7
 """Of each kernel, unless asked otherwise."""
 BLOCKS = 12
 """The same where nothing is booted: a block takes seconds."""

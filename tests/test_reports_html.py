@@ -6,6 +6,7 @@ import pytest
 import results_factory as factory
 from results_factory import HOSTILE, NEW, OLD, record
 
+from kselftests_py.measure import percentile
 from kselftests_py.reports import html, write_all
 from kselftests_py.results import Manifest, Metric, Outcome
 
@@ -112,6 +113,15 @@ def test_with_kvm_nanoseconds_are_shown():
     assert "Wall time: ns" in Page(text).within("h3")
     wall = {f"{metric.value:,.0f}" for one in factory.measured() for metric in one.metrics if metric.mode == "wall"}
     assert wall <= set(Page(text).within("td"))
+
+
+def test_percentiles_are_shown_of_real_nanoseconds_only(realistic):
+    """401 samples have a p99."""
+    samples = [metric for one in factory.measured() for metric in one.metrics if metric.mode == "wall"]
+    told = Page(html.render(factory.measured(), factory.manifest("kvm"))).within("td")
+    for metric in samples:
+        assert f"{percentile(metric.histogram, 99):,.0f}" in told
+    assert "Percentiles" not in Page(realistic).within("summary")
 
 
 def test_failures_have_their_log_and_skips_their_reason(realistic):

@@ -2,6 +2,6 @@
 
 from __future__ import annotations
 
-from kselftests_py.measure.histogram import Histogram, mean, merge, percentile, rebin, samples, spread, tails
+from kselftests_py.measure.histogram import TAILS, Histogram, mean, merge, percentile, rebin, samples, spread, tails
 
-__all__ = ["Histogram", "mean", "merge", "percentile", "rebin", "samples", "spread", "tails"]
+__all__ = ["TAILS", "Histogram", "mean", "merge", "percentile", "rebin", "samples", "spread", "tails"]

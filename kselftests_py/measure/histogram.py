@@ -53,13 +53,13 @@ def spread(histogram: Histogram) -> tuple[float, float]:
     return percentile(histogram, 10), percentile(histogram, 90)
 
 
-TAILS = (50, 90, 99, 99.9)
+TAILS = {"p50": 50, "p90": 90, "p99": 99, "p99.9": 99.9}
 
 
 def tails(histogram: Histogram) -> dict[str, float]:
     """``p50`` to ``p99.9``, each only where at least one sample lies above it: else it would be the maximum."""
     total = samples(histogram)
-    return {f"p{at:g}": percentile(histogram, at) for at in TAILS if total * (1000 - 10 * at) >= 1000}
+    return {name: percentile(histogram, at) for name, at in TAILS.items() if total * (1000 - 10 * at) >= 1000}
 
 
 def mean(histogram: Histogram) -> float:

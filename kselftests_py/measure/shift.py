@@ -8,6 +8,7 @@ test by permutation. All random numbers have a fixed seed: the same figures give
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Sequence
 from typing import Any
 
@@ -20,6 +21,8 @@ LEAST = 4
 """Replicates a side below which nothing is told: of 3 and 3 even the rarest order has a p of 0.1."""
 _SEED = 20261124
 _RESAMPLES = 1999
+_ORDERS = 9999
+"""Permutations: all there are up to 7 and 7 replicates; the least p of more is 0.0002, small enough for many paths."""
 _BATCH = 4_000_000  # differences held at once while resampling
 
 SAME, SLOWER, FASTER, CANNOT_TELL = "same", "slower", "faster", "cannot tell"
@@ -36,15 +39,15 @@ class Shift(msgspec.Struct, frozen=True):
     p: float
     replicates: tuple[int, int]
 
-    def verdict(self, margin: float) -> str:
-        """``slower`` or ``faster`` if the whole interval lies beyond *margin*, a share of the base, and the rank test
-        agrees; ``same`` if the whole interval lies within it; else ``cannot tell``."""
+    def verdict(self, margin: float, p: float) -> str:
+        """``slower`` or ``faster`` if the whole interval lies beyond *margin*, a share of the base, and *p* agrees;
+        ``same`` if the whole interval lies within it; else ``cannot tell``. *p* is as :func:`adjusted` has it."""
         allowed = margin * abs(self.base)
         if min(self.replicates) < LEAST:
             return CANNOT_TELL
         if -allowed <= self.low and self.high <= allowed:
             return SAME
-        if self.p < 1 - CONFIDENCE:
+        if p < 1 - CONFIDENCE:
             if self.low > allowed:
                 return SLOWER
             if self.high < -allowed:
@@ -65,6 +68,11 @@ def shift(base: Sequence[float], head: Sequence[float]) -> Shift:
     """
     if not base or not head:
         raise ValueError("a side without replicates has no shift")
+    return _shift(tuple(base), tuple(head))
+
+
+@functools.cache  # terminal, page, JUnit and verdict ask for the same ones
+def _shift(base: tuple[float, ...], head: tuple[float, ...]) -> Shift:
     middle = float(np.median(base)), float(np.median(head))
     more = float(_hodges_lehmann(base, head))
     counts = len(base), len(head)
@@ -83,6 +91,17 @@ def shift(base: Sequence[float], head: Sequence[float]) -> Shift:
         method="percentile",
         rng=np.random.default_rng(_SEED),
     ).confidence_interval
-    permutation = stats.PermutationMethod(n_resamples=_RESAMPLES, rng=np.random.default_rng(_SEED))
+    permutation = stats.PermutationMethod(n_resamples=_ORDERS, rng=np.random.default_rng(_SEED))
     p = stats.mannwhitneyu(head, base, alternative="two-sided", method=permutation).pvalue
     return Shift(*middle, more, float(found.low), float(found.high), float(p), counts)
+
+
+def adjusted(shifts: Sequence[Shift]) -> list[float]:
+    """The p of each, corrected for how many are looked at together (Benjamini and Hochberg): of many paths that did not
+    change, some have a small p of their own."""
+    if not shifts:
+        return []
+    from scipy import stats
+
+    found: list[float] = stats.false_discovery_control([one.p for one in shifts]).tolist()
+    return found

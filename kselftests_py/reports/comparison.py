@@ -9,13 +9,13 @@ from __future__ import annotations
 import re
 import statistics
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from functools import cached_property
 from itertools import chain
 
 import msgspec
 
-from kselftests_py.measure import merge, samples
+from kselftests_py.measure import TAILS, merge, samples, tails
 from kselftests_py.reports.text import one_line
 from kselftests_py.results import Manifest, Metric, Record
 
@@ -143,6 +143,11 @@ class Table(msgspec.Struct, frozen=True, dict=True):
         reference = row.reference(self.columns)
         return format_ratio(cell.value / reference) if reference and cell.value > 0 else NOTHING
 
+    def percentiles(self, row: Row, column: Column) -> list[str]:
+        """p50 to p99.9 of a cell's samples, as they are printed."""
+        cell = row.cells.get(column)
+        return format_tails(tails(cell.histogram) if cell else {})
+
     def scale(self, row: Row) -> float:
         """What to divide a row's numbers by before showing them: 1, or the reference of a relative table."""
         return (row.reference(self.columns) or 1.0) if self.relative else 1.0
@@ -220,6 +225,11 @@ def format_number(value: float) -> str:
     if value == int(value) or abs(value) >= 100:
         return f"{value:,.0f}"
     return f"{value:.3g}"
+
+
+def format_tails(found: Mapping[str, float]) -> list[str]:
+    """p50 to p99.9; a dash where there were too few samples."""
+    return [format_number(found[name]) if name in found else NOTHING for name in TAILS]
 
 
 def format_ratio(ratio: float | None) -> str:

@@ -11,6 +11,7 @@ from typing import NamedTuple
 import jinja2
 from markupsafe import Markup, escape
 
+from kselftests_py.measure import TAILS
 from kselftests_py.reports import accesses, changes, charts, comparison, shifts, waterfall
 from kselftests_py.reports.answers import answers
 from kselftests_py.reports.text import one_line, printable
@@ -64,7 +65,7 @@ def render(records: list[Record], manifest: Manifest) -> str:
         change_headings=[*(entry.label for entry in pair(manifest) or ()), *changes.HEADINGS],
         shifts=_shifts(records, manifest),
         shift_headings=shifts.HEADINGS,
-        percentile_names=shifts.PERCENTILES,
+        percentile_names=list(TAILS),
         tables=[(table, _bars(table)) for table in tables if not table.relative],
         relative=[(table, _bars(table), charts.histograms(table)) for table in tables if table.relative],
         distributions=[(table, panels) for table in tables if not table.relative and (panels := _distributions(table))],

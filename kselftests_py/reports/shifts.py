@@ -7,13 +7,13 @@ from collections.abc import Sequence
 from rich.table import Table
 from rich.text import Text
 
+from kselftests_py.measure import TAILS
 from kselftests_py.measure.shift import FASTER, SAME, SLOWER
-from kselftests_py.reports.comparison import NOTHING, format_number
+from kselftests_py.reports.comparison import NOTHING, format_number, format_tails
 from kselftests_py.reports.text import one_line
 from kselftests_py.results.wall import Wall, WallChange
 
 HEADINGS = ("change", "95 % interval", "p", "verdict")
-PERCENTILES = ("p50", "p90", "p99", "p99.9")
 _STYLES = {SLOWER: "bold red", FASTER: "green", SAME: ""}
 
 
@@ -25,13 +25,13 @@ def row(change: WallChange, *, relative: bool = False) -> list[str]:
     shift = change.shift
     figures = [NOTHING, NOTHING] if relative else [format_number(one) for one in (shift.base, shift.head)]
     interval = f"{_share(change, shift.low)} to {_share(change, shift.high)}"
-    return [*figures, _share(change, shift.more), interval, f"{shift.p:.3f}", change.verdict]
+    return [*figures, _share(change, shift.more), interval, f"{change.p:.3f}", change.verdict]
 
 
 def percentiles(change: WallChange) -> list[str]:
     """p50 to p99.9 of both sides, "base | head"; a dash where there were too few samples."""
-    sides = change.base_percentiles, change.head_percentiles
-    return [" | ".join(format_number(side[at]) if at in side else NOTHING for side in sides) for at in PERCENTILES]
+    sides = [format_tails(side) for side in (change.base_percentiles, change.head_percentiles)]
+    return [" | ".join(both) for both in zip(*sides, strict=True)]
 
 
 def table(found: Sequence[WallChange], compared: Wall, heads: tuple[str, str], *, relative: bool = False) -> Table:
@@ -50,7 +50,7 @@ def tails_table(found: Sequence[WallChange], heads: tuple[str, str]) -> Table | 
     shown = [change for change in found if change.base_percentiles or change.head_percentiles]
     if not shown:
         return None
-    out = _table(f"Percentiles: ns, {one_line(heads[0])} | {one_line(heads[1])}", ("path", "measured"), PERCENTILES)
+    out = _table(f"Percentiles: ns, {one_line(heads[0])} | {one_line(heads[1])}", ("path", "measured"), tuple(TAILS))
     for change in shown:
         out.add_row(*(Text(cell) for cell in (one_line(change.title), one_line(change.name), *percentiles(change))))
     return out

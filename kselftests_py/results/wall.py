@@ -12,7 +12,7 @@ from collections.abc import Iterable, Sequence
 import msgspec
 
 from kselftests_py.measure import merge, tails
-from kselftests_py.measure.shift import CANNOT_TELL, SLOWER, Shift, shift
+from kselftests_py.measure.shift import CANNOT_TELL, SLOWER, Shift, adjusted, shift
 from kselftests_py.results.manifest import KernelEntry, Manifest
 from kselftests_py.results.record import Metric, Record
 from kselftests_py.results.regression import of_kernel, pair, title
@@ -26,12 +26,14 @@ Key = tuple[str, ...]
 class WallChange(msgspec.Struct, frozen=True):
     """One path on both sides, in nanoseconds; the percentiles are those of all blocks' samples together.
 
-    ``found`` is what the figures say by themselves; ``verdict`` is ``cannot tell`` wherever a machine was unfit.
+    ``p`` is the shift's, corrected for the number of paths compared together. ``found`` is what the figures say by
+    themselves; ``verdict`` is ``cannot tell`` wherever a machine was unfit.
     """
 
     name: str
     labels: dict[str, str]
     shift: Shift
+    p: float
     found: str
     verdict: str
     base_percentiles: dict[str, float] = {}
@@ -120,18 +122,23 @@ def _changes(
     base: dict[Key, dict[int, Metric]], head: dict[Key, dict[int, Metric]], margin: float, unfit: bool
 ) -> list[WallChange]:
     """Each path that both sides have, in the order of *head*."""
-    return [_change(key, base[key], after, margin, unfit) for key, after in head.items() if key in base]
+    both = [(key, base[key], after) for key, after in head.items() if key in base]
+    shifts = [shift(*([_nanoseconds(one) for one in side.values()] for side in sides)) for _, *sides in both]
+    return [
+        _change(key, before, after, apart, p, apart.verdict(margin, p), unfit)
+        for (key, before, after), apart, p in zip(both, shifts, adjusted(shifts), strict=True)
+    ]
 
 
-def _change(key: Key, before: dict[int, Metric], after: dict[int, Metric], margin: float, unfit: bool) -> WallChange:
-    apart = shift(*([_nanoseconds(one) for one in side.values()] for side in (before, after)))
-    found = apart.verdict(margin)
+def _change(
+    key: Key, before: dict[int, Metric], after: dict[int, Metric], apart: Shift, p: float, found: str, unfit: bool
+) -> WallChange:
     one = next(iter(after.values()))
-    labels = {name: value for name, value in one.labels.items() if f"{name}={value}" in key}
     return WallChange(
         f"ns_per_{_RATES[one.unit]}" if one.unit in _RATES else one.name,
-        labels,
+        {name: value for name, value in one.labels.items() if f"{name}={value}" in key},
         apart,
+        p,
         found,
         CANNOT_TELL if unfit else found,
         base_percentiles=_percentiles(before),
