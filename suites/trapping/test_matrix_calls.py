@@ -14,15 +14,12 @@ import pytest
 from kselftests_py.lab import RWP, WP, WRITE, Fault, KernelRefused, Page, Region, Subject, ops
 from kselftests_py.lab.cases import track
 from kselftests_py.lab.constants import fault_bits
+from kselftests_py.lab.judgement import verdict
 from kselftests_py.lab.kinds import HUGE, KINDS, NEVER
-from kselftests_py.lab.matrix import Case, Cell, found, marks, prepared, scan, touched, verdict
-from kselftests_py.lab.operations import NEEDS
+from kselftests_py.lab.matrix import Case, Cell, found, marks, prepared, scan, touched
+from kselftests_py.lab.operations import BY, NEEDS
 
 Here = Callable[[str, Iterable[str]], list[str]]
-BY = [
-    pytest.param("rwp", marks=pytest.mark.needs(*NEEDS["rwp"])),
-    pytest.param("wp", marks=pytest.mark.needs(*NEEDS["wp"])),
-]
 KPF_COMPOUND = 1 << 15 | 1 << 16
 """Of /proc/kpageflags: head and tail of a large folio."""
 PRIVATE = ("anon", "thp", "mthp", "zero", "huge_zero", "shmem_private", "hugetlb_private")

@@ -13,8 +13,9 @@ from dataclasses import dataclass, field
 import pytest
 
 from kselftests_py.lab import Feature, Subject, ops
+from kselftests_py.lab.judgement import judge, verdict
 from kselftests_py.lab.kinds import HUGETLB, KINDS, NEVER
-from kselftests_py.lab.matrix import Case, Cell, judge, marks, prepared, runs, verdict
+from kselftests_py.lab.matrix import Case, Cell, marks, prepared, runs
 from kselftests_py.lab.operations import NEEDS, Operation, Row, only, rows
 from kselftests_py.lab.ops import Op
 

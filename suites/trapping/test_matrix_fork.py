@@ -13,9 +13,10 @@ from dataclasses import replace
 import pytest
 
 from kselftests_py.lab import Feature, Page, Region, Subject, ops
+from kselftests_py.lab.judgement import judge, unprotected, verdict
 from kselftests_py.lab.kinds import HUGETLB, KINDS, NEVER
-from kselftests_py.lab.matrix import Case, found, inherited, judge, prepared, scan, unprotected, verdict
-from kselftests_py.lab.operations import NEEDS
+from kselftests_py.lab.matrix import Case, found, inherited, prepared, scan
+from kselftests_py.lab.operations import BY
 
 Here = Callable[[str, Iterable[str]], list[str]]
 SWAPPED = ("anon", "mthp", "read_only", "thp")
@@ -39,12 +40,8 @@ def _swap_out(case: Case) -> None:
     assert not any(found(cell, seen) for cell, (seen,) in zip(case.cells, resident, strict=True))
 
 
-BY = [
-    pytest.param("rwp", marks=pytest.mark.needs(*NEEDS["rwp"])),
-    pytest.param("wp", marks=pytest.mark.needs(*NEEDS["wp"])),
-]
 WAYS = [
-    "plain", "parent_first", "nested", "not_inherited", pytest.param("swapped", marks=pytest.mark.needs("swap"))
+    "parent_first", "nested", "not_inherited", pytest.param("swapped", marks=pytest.mark.needs("swap"))
 ]  # fmt: skip
 
 

@@ -57,11 +57,6 @@ def read_ahead(case: Case) -> None:
     _advise(case, "WILLNEED")
 
 
-def cold(case: Case) -> None:
-    """madvise_cold_or_pageout_pte_range(): pages and huge pages become old; a huge page may be split."""
-    _advise(case, "COLD")
-
-
 def freed_lazily(case: Case) -> None:
     """MADV_FREE: madvise_free_pte_range(), madvise_free_huge_pmd(): nothing is dropped before reclaim."""
     _advise(case, "FREE")
@@ -152,12 +147,6 @@ def numa_hinted(case: Case) -> None:
             case.subject.call(ops.knob_set(name, value))
 
 
-def mergeable(case: Case) -> None:
-    """ksm_madvise(): the VMA's flag, and breaking of what was merged: nothing was."""
-    _advise(case, "MERGEABLE")
-    _advise(case, "UNMERGEABLE")
-
-
 ANON = ("anon", "mthp", "read_only")
 SHARED = ("anon_shared", "shmem", "tmpfs")
 PRIVATE = (*ANON, "thp", "zero", "huge_zero", "shmem_private")
@@ -189,7 +178,6 @@ OPERATIONS = [
     Operation(pageout, ("swap",), NOT_SWAPPED, LOST),
     Operation(swapoff, ("swap",), NOT_SWAPPED, LOST),
     Operation(read_ahead, ("swap",), NOT_SWAPPED, LOST),
-    Operation(cold, absent=dict.fromkeys(HUGETLB, "MADV_COLD refuses hugetlb")),
     Operation(freed_lazily, absent=only(PRIVATE[:-1], "MADV_FREE takes private anonymous memory")),
     Operation(migrate, ("nodes",), NOT_MOVED),
     Operation(compact, ("compaction",)),
@@ -207,7 +195,6 @@ OPERATIONS = [
         numa_hinted, ("numa_balancing", "nodes"),
         {**ZERO_STAYS, **LEFT_ALONE},
     ),
-    Operation(mergeable, ("ksm",), dict.fromkeys(HUGETLB, "KSM leaves hugetlb alone")),
 ]  # fmt: skip
 
 
