@@ -1,7 +1,7 @@
 """Every operation that changes mappings, on every kind of memory: what was protected stays so, and nothing else.
 
 Pages of each kind are protected, the operation is done, and then marker, trap and contents must agree with what was
-protected before (I2, I3, I4, I5), for RWP and for WP, sync and async, whether the page is read, written, both at once, or
+protected before (I2, I3, I4, I5), for RWP and for WP, sync and async, whether the page is read, written, both, or
 executed. ``test_matrix_paging.py`` has what the kernel does to pages by itself. Source: userfaultfd.rst ("Scope of
 protection"), and of each operation the function that carries the marker over, named in its row.
 """
@@ -23,10 +23,10 @@ from kselftests_py.lab.ops import Op
 
 Here = Callable[[str, Iterable[str]], list[str]]
 
+Do = Callable[[Cell], list[Op[Any]]]
 
-def _mprotect(
-    *prots: int | None, part: Callable[[int], slice] = lambda _: slice(None)
-) -> Callable[[Cell], list[Op[Any]]]:
+
+def _mprotect(*prots: int | None, part: Callable[[int], slice] = lambda _: slice(None)) -> Do:
     """mprotect(2) of a part of the region, once for each of *prots*; None is what it had at first."""
 
     def change(cell: Cell) -> list[Op[Any]]:
@@ -38,7 +38,7 @@ def _mprotect(
     return change
 
 
-def _advise(*advices: str) -> Callable[[Cell], list[Op[Any]]]:
+def _advise(*advices: str) -> Do:
     return lambda cell: [ops.madvise(cell.region.addr, cell.region.length, advice) for advice in advices]
 
 
@@ -51,7 +51,7 @@ def _lock(cell: Cell) -> list[Op[Any]]:
 class Step:
     """An operation that is undone at once; ``absent`` says of each kind that cannot do it why."""
 
-    do: Callable[[Cell], list[Op[Any]]]
+    do: Do
     absent: Mapping[str, str] = field(default_factory=dict)
     needs: str = "uffd"
 
@@ -100,8 +100,9 @@ def test_protection_survives_each_step(
         if caps.missing(step.needs):
             continue
         some = Case(subject, [cell for cell in case.cells if cell.kind.name not in step.absent])
-        for cell, answers in zip(some.cells, some.each(lambda cell: [*step.do(cell), pagemap(cell)]), strict=True):
-            markers = marks(cell, answers[-1].entries)
+        some.each(step.do)
+        for cell, (entries,) in zip(some.cells, some.each(pagemap), strict=True):
+            markers = marks(cell, entries.entries)
             if markers != cell.armed:
                 wrong.setdefault(str(cell), f"markers after {name}: {brief(markers)} instead of {brief(cell.armed)}")
     verdict(judge(case) | wrong, case.cells, kst_control)
