@@ -55,7 +55,7 @@ def only(kinds: Collection[str], reason: str) -> dict[str, str]:
 
 
 def rows(operations: Iterable[Operation]) -> list[Any]:
-    """A row for each operation and protection, with all its kinds; those that a finding spoils have a row of their own."""
+    """A row for each operation and protection, with all its kinds; a row of its own for those that a finding spoils."""
     made = []
     for operation in operations:
         for protection in operation.protections:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import pytest
 
-from kselftests_py.lab import RWP, Page, Subject, ops
+from kselftests_py.lab import RWP, KernelRefused, Page, Subject, ops
 from kselftests_py.lab.kinds import HUGE, HUGETLB
 from kselftests_py.lab.matrix import Case, brief, found, scan
 from kselftests_py.lab.operations import NEEDS, Operation, Row, only, rows
@@ -49,6 +49,21 @@ def swapoff(case: Case) -> None:
         if cell.kind.kind == "anon" and found(cell, seen)
     ]
     assert not left, f"still swapped out after swapoff: {left}"
+
+
+def compressed(case: Case) -> None:
+    """zswap_store(), zswap_load(): the pages stay in memory, compressed."""
+    stored = case.subject.call(ops.knob("vmstat", "zswpout")).value
+    try:
+        case.subject.call(ops.knob_set("zswap_enabled", "Y"))
+    except KernelRefused as refused:
+        pytest.skip(f"zswap cannot be switched on: {refused}")
+    try:
+        pageout(case)
+    finally:
+        case.subject.call(ops.knob_set("zswap_enabled", "N"))
+    if case.subject.call(ops.knob("vmstat", "zswpout")).value == stored:
+        pytest.skip("zswap took no page (the guest has no compressor for it)")
 
 
 def read_ahead(case: Case) -> None:
@@ -148,6 +163,7 @@ def numa_hinted(case: Case) -> None:
 
 
 ANON = ("anon", "mthp", "read_only")
+SWAPPED = (*ANON, "thp")
 SHARED = ("anon_shared", "shmem", "tmpfs")
 PRIVATE = (*ANON, "thp", "zero", "huge_zero", "shmem_private")
 NOT_SWAPPED = {
@@ -177,6 +193,7 @@ NO_FRAMES = {
 OPERATIONS = [
     Operation(pageout, ("swap",), NOT_SWAPPED, LOST),
     Operation(swapoff, ("swap",), NOT_SWAPPED, LOST),
+    Operation(compressed, ("swap", "zswap"), only(SWAPPED, "zswap is what anonymous memory is swapped to")),
     Operation(read_ahead, ("swap",), NOT_SWAPPED, LOST),
     Operation(freed_lazily, absent=only(PRIVATE[:-1], "MADV_FREE takes private anonymous memory")),
     Operation(migrate, ("nodes",), NOT_MOVED),
