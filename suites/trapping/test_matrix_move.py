@@ -41,7 +41,7 @@ def _remap(case: Case, way: str) -> dict[str, Region]:
         for cell in case.cells:
             cell.gone = range(len(cell.region) // 2, len(cell.region))
     if way == "move":
-        places = case.each(lambda cell: ops.region(cell.kind.kind, len(cell.region)))
+        places = case.each(lambda cell: ops.region("anon", cell.region.length // 4096))  # gives way to what comes
     else:
         places = [[None] for _ in case.cells]
     flags = {"move": MAYMOVE_FIXED, "grow": MAYMOVE, "shrink": 0, "dontunmap": DONTUNMAP}[way]
