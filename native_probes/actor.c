@@ -100,6 +100,8 @@ __attribute__((noinline, no_sanitize("address", "undefined"))) static uint64_t p
 		return madvise(page_of(addr), PAGE, MADV_POPULATE_WRITE) ? (uint64_t)errno : 0;
 	case KST_MLOCK:
 		return syscall(SYS_mlock, page_of(addr), PAGE) ? /* a sanitizer makes a no-op of mlock() */ (uint64_t)errno : 0;
+	case KST_HWPOISON: /* the kernel tells the thread by SIGBUS */
+		return madvise(page_of(addr), PAGE, MADV_HWPOISON) ? (uint64_t)errno : 0;
 	}
 	return 0;
 }
@@ -270,7 +272,7 @@ void kst_ticket_free(struct kst_ticket *ticket)
 static bool how_arg(const json_t *args, enum kst_how *how, json_t **reply)
 {
 	static const char *const names[] = {
-		"read", "write", "rmw", "exec", "fork", "populate_read", "populate_write", "mlock",
+		"read", "write", "rmw", "exec", "fork", "populate_read", "populate_write", "mlock", "hwpoison",
 	};
 	const char *name;
 

@@ -35,6 +35,7 @@ static const struct knob {
 	{"khugepaged_pages_to_scan", KHUGEPAGED "pages_to_scan", W_OK},
 	{"khugepaged_full_scans", KHUGEPAGED "full_scans", R_OK},
 	{"split_huge_pages", "/sys/kernel/debug/split_huge_pages", W_OK},
+	{"zswap_enabled", "/sys/module/zswap/parameters/enabled", W_OK},
 	{"numa_balancing", "/proc/sys/kernel/numa_balancing", W_OK},
 	{"numa_scan_delay", NUMA "scan_delay_ms", W_OK},
 	{"numa_scan_period_min", NUMA "scan_period_min_ms", W_OK},

@@ -131,7 +131,7 @@ def test_bad_arguments_are_refused(subject: Subject) -> None:
     assert "no vcpu has the handle 77" in subject.reply("actor", vcpu=77)["error"]
     assert "a guest has at most" in subject.reply("actor", vcpu=large)["error"]
     addr, actor = vcpu_of(subject)
-    assert "a vCPU does not fork" in subject.reply("access", actor=actor, how="fork", addr=addr)["error"]
+    assert "a vCPU makes no system calls" in subject.reply("access", actor=actor, how="fork", addr=addr)["error"]
     for op in ("vcpu_log_dirty", "vcpu_dirty", "vcpu_mappings"):
         assert "a thread, no vCPU" in subject.reply(op, actor=thread)["error"]
         assert "no actor has the handle 99" in subject.reply(op, actor=99)["error"]

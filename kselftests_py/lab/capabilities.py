@@ -124,6 +124,7 @@ _CHECKS: dict[str, _Check] = {
     "hwpoison": _flag("hwpoison", "no handling of memory failures (CONFIG_MEMORY_FAILURE)"),
     "page_flags": _flag("page_flags", "/proc/kpageflags cannot be read"),
     "io_uring": _flag("io_uring", "io_uring_setup(2) is not to be had"),
+    "zswap": _knobs("zswap_enabled", option="CONFIG_ZSWAP"),
     "compaction": _knobs("compact_memory", option="CONFIG_COMPACTION"),
     "ksm": _knobs("ksm_run", "ksm_sleep", "ksm_pages_to_scan", option="CONFIG_KSM"),
     "khugepaged": _knobs("khugepaged_sleep", "khugepaged_pages_to_scan", option="CONFIG_TRANSPARENT_HUGEPAGE"),

@@ -9,13 +9,11 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field, replace
-from itertools import groupby
 from typing import Any
 
 from kselftests_py.lab import ops
 from kselftests_py.lab.cases import features
-from kselftests_py.lab.constants import PAGEMAP_UFFD_BIT, RWP, WP, WRITE, Page, ProtectMode, fault_bits
-from kselftests_py.lab.errors import KernelRefused
+from kselftests_py.lab.constants import PAGEMAP_UFFD_BIT, RWP, WP, Page, ProtectMode
 from kselftests_py.lab.kinds import ALL_ACCESS, CODE, KINDS, READ_EXEC, READ_WRITE, RETURNS, Kind
 from kselftests_py.lab.ops import Op
 from kselftests_py.lab.region import PAGEMAP_GRAIN, Region
@@ -23,9 +21,6 @@ from kselftests_py.lab.subject import Subject
 from kselftests_py.lab.uffd import Uffd
 
 DELIVERIES = ("sync", "async")
-WAIT_MS = 2000
-ACTORS = 5
-"""One for the accesses that pass, four for those that may sleep at the same time."""
 
 
 @dataclass
@@ -137,7 +132,8 @@ def resolve(cell: Cell, first: int, behind: int) -> Op[Any]:
     return ops.protect(ioctl, cell.uffd.handle, cell.region[first], (behind - first) * size, 0)
 
 
-def _pagemap(cell: Cell) -> Op[Any]:
+def pagemap(cell: Cell) -> Op[Any]:
+    """The pagemap entries of the region."""
     return ops.pagemap(cell.region.addr, cell.region.length // PAGEMAP_GRAIN)
 
 
@@ -165,135 +161,6 @@ def touched(cell: Cell) -> Page:
     return Page.ACCESSED if cell.protection == "rwp" else Page.WRITTEN
 
 
-def accesses(cell: Cell) -> list[tuple[int, str]]:
-    """The accesses that the judgement makes: to the first and last free page, and to the protected ones."""
-    free = sorted(cell.free)
-    how = "rmw" if cell.kind.prot & 2 else "read"
-    return [(page, how) for page in sorted({*free[:1], *free[-1:]})] + [
-        (page, how) for page, how in cell.kind.accessed if page not in cell.gone
-    ]
-
-
-def judge(case: Case, *, close: bool = True) -> dict[str, str]:
-    """Whether marker, trap and contents of each cell are what they were before the operation; what is wrong, by cell.
-
-    Pages that were protected have the marker, and each access to them traps (RWP) or those that write do (WP); the
-    others neither; in async mode just what is accessed is reported; no byte has changed. At the end a sync cell is
-    resolved, and the descriptor of an async one closed (without *close*, as where a child has it too, its range is
-    unregistered): nothing is left then.
-    """
-    wrong: dict[str, str] = {}
-    actors: list[int] = []
-    for cell in case.cells:
-        if not actors:
-            actors = [new.actor for new in case.subject.batch(*[ops.actor() for _ in range(ACTORS)])]
-        try:
-            _judge(cell, actors, close)
-        except AssertionError as error:
-            wrong[str(cell)] = str(error).splitlines()[0]
-            actors = []  # one of them may sleep for ever
-    return wrong
-
-
-def _judge(cell: Cell, actors: list[int], close: bool) -> None:
-    """All that is seen of a cell, in one round trip, and then what it should have been."""
-    tried = accesses(cell)
-    waiting = [access for access in tried if not _passes(cell, access)]
-    crew = dict(zip(waiting, actors[1:], strict=False))  # who passes needs no actor of its own
-    steps = {
-        "marks": [_pagemap(cell)],
-        "before": [scan(cell, touched(cell)), scan(cell, Page.HUGE)],
-        "accesses": [
-            op
-            for access in tried
-            for op in _access(cell, access, crew.get(access, actors[0]), None if access in crew else "done")
-        ],
-        "after": [scan(cell, touched(cell))],
-        "events": [ops.events(cell.uffd.handle)],
-        "end": _finish(cell, close),
-        "woken": [ops.latest_ticket(crew[access], "done", WAIT_MS) for access in waiting],
-        "left": [_pagemap(cell)],
-        "sums": [ops.checksum(cell.region[a], (b - a), cell.region.page_size) for a, b in runs(cell.left)],
-    }
-    seen = _run(cell, steps)
-    _check_before(cell, seen["marks"][0].entries, found(cell, seen["before"][0]))
-    states = [state.state for state in seen["accesses"][1::2]]
-    for access, state in zip(tried, states, strict=True):
-        wanted = "blocked" if access in crew else "done"
-        assert state == wanted, f"{access[1]} of page {access[0]} is {state} instead of {wanted}"
-    _check_messages(cell, waiting, seen["events"][0].events)
-    if cell.delivery == "async":
-        units = found(cell, seen["before"][1]) if cell.region.page_size == PAGEMAP_GRAIN else set()
-        _check_tracked(cell, units, found(cell, seen["after"][0]))
-    asleep = [access for access, state in zip(waiting, seen["woken"], strict=True) if state.state != "done"]
-    assert not asleep, f"asleep though nothing is protected any more: {brief(asleep)}"
-    left = marks(cell, seen["left"][0].entries)
-    assert not left, f"markers that stay: {brief(left)}"
-    sums = [text for answer in seen["sums"] for text in answer.sums]
-    changed = [page for page, text in zip(cell.left, sums, strict=True) if text != cell.sums[page]]
-    assert not changed, f"pages with other bytes than before: {brief(changed)}"
-
-
-def _run(cell: Cell, steps: Mapping[str, list[Op[Any]]]) -> dict[str, list[Any]]:
-    """The answers of all steps; one round trip for each run of steps that one process takes."""
-    seen: dict[str, list[Any]] = {}
-    for subject, names in groupby(steps, lambda name: cell.owner if name in ("events", "end") else cell.subject):
-        listed = list(names)
-        answers = iter(subject.batch(*[op for name in listed for op in steps[name]]))
-        seen |= {name: [next(answers) for _ in steps[name]] for name in listed}
-    return seen
-
-
-def _access(cell: Cell, access: tuple[int, str], actor: int, wanted: str | None) -> list[Op[Any]]:
-    page, how = access
-    at = cell.region[page] + (CODE if how == "exec" else 0)
-    value = cell.values.get(page, 0) if how == "write" else 0  # no byte is to change
-    return [ops.access(actor, how, at, value), ops.latest_ticket(actor, wanted, WAIT_MS)]
-
-
-def _finish(cell: Cell, close: bool) -> list[Op[Any]]:
-    if cell.delivery == "async":
-        uffd, region = cell.uffd.handle, cell.region
-        return [ops.uffd_close(uffd) if close else ops.unregister(uffd, region.addr, region.length)]
-    return [resolve(cell, first, behind) for first, behind in runs(cell.left)]
-
-
-def _traps(cell: Cell, access: tuple[int, str]) -> bool:
-    """Whether the protection stops or records this access."""
-    page, how = access
-    return page in cell.armed and (cell.protection == "rwp" or how in ("write", "rmw"))
-
-
-def _passes(cell: Cell, access: tuple[int, str]) -> bool:
-    return cell.delivery == "async" or not _traps(cell, access)
-
-
-def _check_before(cell: Cell, entries: list[str], before: set[int]) -> None:
-    markers = marks(cell, entries)
-    assert markers == cell.armed, f"markers {brief(markers)} instead of {brief(cell.armed)}"
-    if cell.delivery == "async":
-        assert before == cell.free, f"touched before any access {brief(before)}, not {brief(cell.free)}"
-
-
-def _check_messages(cell: Cell, waiting: list[tuple[int, str]], events: list[Any]) -> None:
-    seen = sorted((cell.region.page_of(event.address), int(event.flags)) for event in events)
-    bits = fault_bits(RWP if cell.protection == "rwp" else WP)
-    expected = sorted(
-        (page, int(bits | (fault_bits(WRITE) if how in ("write", "rmw") else 0))) for page, how in waiting
-    )
-    assert seen == expected, f"messages {brief(seen)} instead of {brief(expected)}"
-
-
-def _check_tracked(cell: Cell, units: set[int], after: set[int]) -> None:
-    """Just the pages accessed, but that a huge page (*units*) is tracked as a whole, and may be split by a write."""
-    hit = {access[0] for access in accesses(cell) if _traps(cell, access)}
-    least = cell.free | hit
-    most = least | (cell.armed & units if hit & units else set())
-    assert least <= after <= most, f"touched after the accesses {brief(after)}, not {brief(least)}"
-    # Write protection splits a huge page that is written (wp_huge_pmd()); RWP resolves it as a whole.
-    assert cell.protection == "wp" or after == most, f"touched after the accesses {brief(after)}, not {brief(most)}"
-
-
 def inherited(case: Case, child: Subject, descriptors: Mapping[int, Uffd]) -> Case:
     """The same memory in a forked *child*, which has a userfaultfd of its own of each of *descriptors*."""
     cells = [
@@ -301,33 +168,6 @@ def inherited(case: Case, child: Subject, descriptors: Mapping[int, Uffd]) -> Ca
         for cell in case.cells
     ]
     return Case(child, cells)
-
-
-def unprotected(case: Case, there: Mapping[str, Region], owner: Subject) -> dict[str, str]:
-    """What is wrong with memory that no userfaultfd has any more: the cells' regions as they are *there*, in *owner*.
-
-    Nothing is marked, nothing traps, and no byte has changed.
-    """
-    wrong: dict[str, str] = {}
-    actors: list[int] = []
-    for cell in case.cells:
-        actors = actors or [new.actor for new in owner.batch(*[ops.actor() for _ in range(ACTORS)])]
-        now = replace(cell, region=there[str(cell)])
-        tried = [access for access in cell.kind.accessed if access[0] not in cell.gone]
-        answers = owner.batch(
-            _pagemap(now),
-            *[op for access, actor in zip(tried, actors, strict=False) for op in _access(now, access, actor, "done")],
-            *[ops.checksum(now.region[a], b - a, now.region.page_size) for a, b in runs(cell.left)],
-        )
-        states = [answer.state for answer in answers[2 : 1 + 2 * len(tried) : 2]]
-        sums = [text for answer in answers[1 + 2 * len(tried) :] for text in answer.sums]
-        if marked := marks(now, answers[0].entries):
-            wrong[str(cell)] = f"markers where no userfaultfd is: {brief(marked)}"
-        elif set(states) - {"done"}:
-            wrong[str(cell)], actors = f"accesses that do not pass: {states}", []
-        elif sums != [cell.sums[page] for page in cell.left]:
-            wrong[str(cell)] = "other bytes than before"
-    return wrong
 
 
 def runs(pages: Iterable[int]) -> list[tuple[int, int]]:
@@ -342,22 +182,3 @@ def brief(items: Iterable[Any]) -> str:
     """The first few, for a message."""
     listed = sorted(items)
     return f"{listed[:6]}{' and more' if len(listed) > 6 else ''}"
-
-
-def verdict(wrong: dict[str, str], cells: Iterable[Any], control: str | None) -> None:
-    """:raises AssertionError: something is wrong with a cell. Under a negative *control* every cell must notice it:
-    one that does not makes the test pass, and the control count as unnoticed.
-    """
-    unnoticed = [str(cell) for cell in cells if str(cell) not in wrong]
-    if control is not None and unnoticed:
-        return
-    assert not wrong, "; ".join(f"{cell}: {what}" for cell, what in wrong.items())
-
-
-def refused(call: Callable[[], Any]) -> str:
-    """The errno that the kernel refuses *call* with; empty if it does not."""
-    try:
-        call()
-    except KernelRefused as error:
-        return error.name
-    return ""

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from kselftests_py.lab import matrix
+from kselftests_py.lab import judgement, matrix
 from kselftests_py.lab.kinds import KINDS, NEVER
 from kselftests_py.lab.matrix import Case
 from kselftests_py.lab.subject import Subject
@@ -17,6 +17,8 @@ NEEDS = {
     "rwp": ("rwp", "rwp_async", "pagemap_scan", "page_accessed"),
     "wp": ("wp", "wp_shmem", "wp_async", "pagemap_scan"),
 }
+BY = [pytest.param(name, marks=pytest.mark.needs(*needs)) for name, needs in NEEDS.items()]
+"""For ``parametrize("protection", BY)``."""
 
 
 @dataclass(frozen=True)
@@ -53,7 +55,7 @@ def only(kinds: Collection[str], reason: str) -> dict[str, str]:
 
 
 def rows(operations: Iterable[Operation]) -> list[Any]:
-    """A row for each operation and protection, with all its kinds; one of its own for each finding."""
+    """A row for each operation and protection, with all its kinds; a row of its own for those that a finding spoils."""
     made = []
     for operation in operations:
         for protection in operation.protections:
@@ -62,9 +64,12 @@ def rows(operations: Iterable[Operation]) -> list[Any]:
             kinds = tuple(kind for kind in operation.kinds(protection) if kind not in spoilt)
             if kinds:
                 made.append(pytest.param(operation, protection, kinds, marks=needs, id=f"{name}-{protection}"))
-            for kind, finding in spoilt.items():
-                marks = [needs, pytest.mark.finding(finding), pytest.mark.needs(*KINDS[kind].needs)]
-                made.append(pytest.param(operation, protection, (kind,), marks=marks, id=f"{name}-{protection}-{kind}"))
+            for finding in sorted(set(spoilt.values())):
+                kinds = tuple(kind for kind in spoilt if spoilt[kind] == finding)
+                marks = [needs, pytest.mark.finding(finding)]
+                made.append(
+                    pytest.param(operation, protection, kinds, marks=marks, id=f"{name}-{protection}-{finding}")
+                )
     return made
 
 
@@ -73,7 +78,7 @@ def survive(subject: Subject, operation: Operation, protection: str, kinds: Iter
     case = matrix.prepared(subject, kinds, protection, operation.extra)
     try:
         operation.do(case)
-        matrix.verdict(matrix.judge(case), case.cells, control)
+        judgement.verdict(judgement.judge(case), case.cells, control)
     finally:
         for child in case.children:
             child.end()

@@ -1,50 +1,111 @@
 """Every operation that changes mappings, on every kind of memory: what was protected stays so, and nothing else.
 
-A row is an operation: pages of each kind are protected, the operation is done, and then marker, trap and contents must
-agree with what was protected before (I2, I3, I4, I5), for RWP and for WP, sync and async, whether the page is read,
-written, both at once, or executed. ``test_matrix_paging.py`` has what the kernel does to pages by itself.
-Source: userfaultfd.rst ("Scope of protection"), and of each operation the function that carries the marker over, named
-in its row.
+Pages of each kind are protected, the operation is done, and then marker, trap and contents must agree with what was
+protected before (I2, I3, I4, I5), for RWP and for WP, sync and async, whether the page is read, written, both, or
+executed. ``test_matrix_paging.py`` has what the kernel does to pages by itself. Source: userfaultfd.rst ("Scope of
+protection"), and of each operation the function that carries the marker over, named in its row.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
 
 import pytest
 
-from kselftests_py.lab import ops
-from kselftests_py.lab.kinds import HUGETLB, NONE, READ, READ_WRITE
-from kselftests_py.lab.matrix import Case, Cell
-from kselftests_py.lab.operations import Operation, Row, only, rows
+from kselftests_py.lab import Capabilities, Subject, ops
+from kselftests_py.lab.judgement import judge, verdict
+from kselftests_py.lab.kinds import HUGETLB, KINDS, NEVER, NONE, READ, READ_WRITE
+from kselftests_py.lab.matrix import Case, Cell, brief, marks, pagemap, prepared
+from kselftests_py.lab.operations import BY, Operation, Row, only, rows
 from kselftests_py.lab.ops import Op
-from kselftests_py.lab.replies import Empty
+
+Here = Callable[[str, Iterable[str]], list[str]]
+
+Do = Callable[[Cell], list[Op[Any]]]
 
 
-def _mprotect(cell: Cell, prot: int, part: slice = slice(None)) -> Op[Empty]:
-    span = cell.region[part]
-    return ops.mprotect(span.addr, span.length, prot)
+def _mprotect(*prots: int | None, part: Callable[[int], slice] = lambda _: slice(None)) -> Do:
+    """mprotect(2) of a part of the region, once for each of *prots*; None is what it had at first."""
+
+    def change(cell: Cell) -> list[Op[Any]]:
+        span = cell.region[part(len(cell.region))]
+        return [
+            ops.mprotect(span.addr, span.length, cell.kind.prot if prot is None else prot) for prot in prots
+        ]  # fmt: skip
+
+    return change
 
 
-def permissions_changed(case: Case) -> None:
-    """change_pte_range(), change_huge_pmd(), hugetlb_change_protection(): every way from one to another, and back."""
-    way = (READ, READ_WRITE, NONE, READ_WRITE, READ, NONE, READ)
-    case.each(lambda cell: [_mprotect(cell, prot) for prot in (*way, cell.kind.prot)])
+def _advise(*advices: str) -> Do:
+    return lambda cell: [ops.madvise(cell.region.addr, cell.region.length, advice) for advice in advices]
 
 
-def inaccessible_and_back(case: Case) -> None:
-    """change_pte_range(): an armed entry keeps its marker through PROT_NONE."""
-    case.each(lambda cell: [_mprotect(cell, prot) for prot in (NONE, cell.kind.prot)])
+def _lock(cell: Cell) -> list[Op[Any]]:
+    region = cell.region
+    return [ops.mlock(region.addr, region.length, onfault=True), ops.munlock(region.addr, region.length)]
 
 
-def half_and_back(case: Case) -> None:
-    """split_vma() and its merge; for a huge page __split_huge_pmd_locked()."""
-    case.each(lambda cell: [_mprotect(cell, prot, slice(0, len(cell.region) // 2)) for prot in (READ, cell.kind.prot)])
+@dataclass(frozen=True)
+class Step:
+    """An operation that is undone at once; ``absent`` says of each kind that cannot do it why."""
+
+    do: Do
+    absent: Mapping[str, str] = field(default_factory=dict)
+    needs: str = "uffd"
 
 
-def middle_and_back(case: Case) -> None:
-    """__split_huge_pmd_locked(): pages inside of a huge page; two splits of the VMA."""
-    case.each(lambda cell: [_mprotect(cell, prot, slice(1, 3)) for prot in (NONE, cell.kind.prot)])
+INSIDE = dict.fromkeys(HUGETLB, "mprotect refuses pages inside of a huge page")
+PRIVATE = ("anon", "thp", "mthp", "zero", "huge_zero", "read_only")
+STEPS = {
+    # change_pte_range(), change_huge_pmd(), hugetlb_change_protection(): every way from one to another, and back.
+    "all permissions": Step(_mprotect(READ, READ_WRITE, NONE, READ_WRITE, READ, NONE, READ, None)),
+    "PROT_NONE and back": Step(_mprotect(NONE, None)),
+    # Flags of the VMA change, entries do not: madvise_vma_behavior().
+    "RANDOM, SEQUENTIAL": Step(_advise("RANDOM", "SEQUENTIAL", "NORMAL")),
+    "DONTDUMP": Step(_advise("DONTDUMP", "DODUMP")),
+    "DONTFORK": Step(_advise("DONTFORK", "DOFORK"), dict.fromkeys(HUGETLB, "MADV_DOFORK refuses hugetlb")),
+    "WIPEONFORK": Step(
+        _advise("WIPEONFORK", "KEEPONFORK"), only(PRIVATE, "MADV_WIPEONFORK takes private anonymous memory")
+    ),
+    "HUGEPAGE": Step(_advise("HUGEPAGE", "NOHUGEPAGE"), dict.fromkeys(HUGETLB, "MADV_HUGEPAGE refuses hugetlb"), "thp"),
+    "MERGEABLE": Step(_advise("MERGEABLE", "UNMERGEABLE"), dict.fromkeys(HUGETLB, "KSM leaves hugetlb alone"), "ksm"),
+    # VM_LOCKED without a look at any page.
+    "locked on fault": Step(
+        _lock, dict.fromkeys(HUGETLB, "mlock2(MLOCK_ONFAULT) touches hugetlb pages as mlock(2) does")
+    ),
+    # madvise_cold_or_pageout_pte_range(): pages become old, and a huge page may be split.
+    "COLD": Step(_advise("COLD"), dict.fromkeys(HUGETLB, "MADV_COLD refuses hugetlb")),
+    # split_vma() and its merge; of a huge page __split_huge_pmd_locked().
+    "half read-only": Step(_mprotect(READ, None, part=lambda pages: slice(0, pages // 2))),
+    "middle inaccessible": Step(_mprotect(NONE, None, part=lambda _: slice(1, 3)), INSIDE),
+}
+
+
+@pytest.mark.contract("G1", "I2", "I3", "I5")
+@pytest.mark.control("skip_protect", "invert_marker")
+@pytest.mark.parametrize("protection", BY)
+def test_protection_survives_each_step(
+    subject: Subject, caps: Capabilities, here: Here, kst_control: str | None, protection: str
+) -> None:
+    """After each change of a mapping that is taken back, just the pages that were protected have the marker.
+
+    At the end each traps, the others do not, and no byte has changed. What is wrong is told with its step.
+    """
+    kinds = here(f"steps-{protection}", [name for name in KINDS if (name, protection) not in NEVER])
+    case = prepared(subject, kinds, protection)
+    wrong: dict[str, str] = {}
+    for name, step in STEPS.items():
+        if caps.missing(step.needs):
+            continue
+        some = Case(subject, [cell for cell in case.cells if cell.kind.name not in step.absent])
+        some.each(step.do)
+        for cell, (entries,) in zip(some.cells, some.each(pagemap), strict=True):
+            markers = marks(cell, entries.entries)
+            if markers != cell.armed:
+                wrong.setdefault(str(cell), f"markers after {name}: {brief(markers)} instead of {brief(cell.armed)}")
+    verdict(judge(case) | wrong, case.cells, kst_control)
 
 
 def neighbour_unmapped(case: Case) -> None:
@@ -60,62 +121,16 @@ def middle_unmapped(case: Case) -> None:
 def _unmap(case: Case, gone: Callable[[Cell], range]) -> None:
     for cell in case.cells:
         cell.gone = gone(cell)
-    case.each(
-        lambda cell: ops.munmap(
-            cell.region[cell.gone.start], (cell.gone.stop - cell.gone.start) * cell.region.page_size
-        )
-    )
-
-
-def _advise(*advices: str) -> Callable[[Case], None]:
-    """Advice that changes flags of the VMA and no page: madvise_vma_behavior()."""
-
-    def advised(case: Case) -> None:
-        case.each(lambda cell: [ops.madvise(cell.region.addr, cell.region.length, advice) for advice in advices])
-
-    advised.__name__ = "_".join(advices).lower()
-    return advised
-
-
-def locked_on_fault_and_unlocked(case: Case) -> None:
-    """mlock2(MLOCK_ONFAULT): VM_LOCKED without a look at any page; munlock()."""
-    case.each(
-        lambda cell: [
-            ops.mlock(cell.region.addr, cell.region.length, onfault=True),
-            ops.munlock(cell.region.addr, cell.region.length),
-        ]
-    )
+    case.each(lambda cell: ops.munmap(cell.region[cell.gone.start], len(cell.gone) * cell.region.page_size))
 
 
 OPERATIONS = [
-    Operation(permissions_changed),
-    Operation(inaccessible_and_back),
-    Operation(half_and_back),
-    Operation(middle_and_back, absent=dict.fromkeys(HUGETLB, "mprotect refuses pages inside of a huge page")),
     Operation(neighbour_unmapped),
     Operation(middle_unmapped, absent=dict.fromkeys(HUGETLB, "munmap refuses pages inside of a huge page")),
-    Operation(_advise("RANDOM", "SEQUENTIAL", "NORMAL")),
-    Operation(_advise("DONTDUMP", "DODUMP")),
-    Operation(_advise("DONTFORK", "DOFORK"), absent=dict.fromkeys(HUGETLB, "MADV_DOFORK refuses hugetlb")),
-    Operation(
-        _advise("WIPEONFORK", "KEEPONFORK"),
-        absent=only(
-            ("anon", "thp", "mthp", "zero", "huge_zero", "read_only"), "MADV_WIPEONFORK takes private anonymous memory"
-        ),
-    ),
-    Operation(
-        _advise("HUGEPAGE", "NOHUGEPAGE"),
-        ("thp",),
-        absent=dict.fromkeys(HUGETLB, "MADV_HUGEPAGE refuses hugetlb"),
-    ),
-    Operation(
-        locked_on_fault_and_unlocked,
-        absent=dict.fromkeys(HUGETLB, "mlock2(MLOCK_ONFAULT) touches hugetlb pages as mlock(2) does"),
-    ),
 ]
 
 
-@pytest.mark.contract("G1", "I2", "I3")
+@pytest.mark.contract("I2", "I3")
 @pytest.mark.control("skip_protect", "invert_marker")
 @pytest.mark.parametrize(("operation", "protection", "kinds"), rows(OPERATIONS))
 def test_protection_survives(survives: Row, operation: Operation, protection: str, kinds: tuple[str, ...]) -> None:

@@ -7,21 +7,21 @@ mm/khugepaged.c; vma_merge() in mm/vma.c.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
+from itertools import product
 
 import pytest
 
-from kselftests_py.lab import RWP, WP, WRITE, Fault, KernelRefused, Page, Subject, ops
+from kselftests_py.lab import RWP, WP, WRITE, Fault, KernelRefused, Page, Region, Subject, ops
 from kselftests_py.lab.cases import track
 from kselftests_py.lab.constants import fault_bits
+from kselftests_py.lab.judgement import verdict
 from kselftests_py.lab.kinds import HUGE, KINDS, NEVER
-from kselftests_py.lab.matrix import Case, Cell, found, marks, prepared, scan, touched, verdict
-from kselftests_py.lab.operations import NEEDS
+from kselftests_py.lab.matrix import Case, Cell, found, marks, prepared, scan, touched
+from kselftests_py.lab.operations import BY, NEEDS
 
 Here = Callable[[str, Iterable[str]], list[str]]
-BY = [
-    pytest.param("rwp", marks=pytest.mark.needs(*NEEDS["rwp"])),
-    pytest.param("wp", marks=pytest.mark.needs(*NEEDS["wp"])),
-]
+KPF_COMPOUND = 1 << 15 | 1 << 16
+"""Of /proc/kpageflags: head and tail of a large folio."""
 PRIVATE = ("anon", "thp", "mthp", "zero", "huge_zero", "shmem_private", "hugetlb_private")
 """Private writable memory: mlock(2) writes to it, "to break COW" (populate_vma_page_range())."""
 
@@ -78,12 +78,22 @@ def test_bringing_in_is_an_access(
     verdict(wrong, [cell for cell in case.cells if protection == "rwp" or _writes(cell, how)], kst_control)
 
 
+def _collapses() -> list[object]:
+    """Who collapses what, under which protection; where a finding spoils it, a row says so."""
+    made = []
+    for kind, by, protection in product(("anon", "shmem"), ("MADV_COLLAPSE", "khugepaged"), ("rwp", "wp")):
+        marks = [pytest.mark.needs(*NEEDS[protection], *(["khugepaged"] if by == "khugepaged" else []))]
+        if kind == "shmem":
+            marks.append(pytest.mark.needs("shmem_thp", "page_flags"))
+            marks += [pytest.mark.finding("F025")] if protection == "rwp" else []
+        made.append(pytest.param(kind, protection, by, marks=marks, id=f"{kind}-{protection}-{by}"))
+    return made
+
+
 @pytest.mark.contract("I3")
 @pytest.mark.needs("thp")
 @pytest.mark.control("skip_protect", "invert_marker")
-@pytest.mark.parametrize("by", ["MADV_COLLAPSE", pytest.param("khugepaged", marks=pytest.mark.needs("khugepaged"))])
-@pytest.mark.parametrize("protection", BY)
-@pytest.mark.parametrize("kind", ["anon", pytest.param("shmem", marks=pytest.mark.needs("shmem_thp"))])
+@pytest.mark.parametrize(("kind", "protection", "by"), _collapses())
 def test_no_huge_page_of_protected_ones(subject: Subject, kind: str, protection: str, by: str) -> None:
     """Pages of which some are protected keep protection and markers where others become a huge page.
 
@@ -104,8 +114,7 @@ def test_no_huge_page_of_protected_ones(subject: Subject, kind: str, protection:
             except KernelRefused as refused:
                 if one is other:
                     pytest.skip(f"the kernel had no huge page to collapse into: {refused}")
-    if by == "khugepaged" or kind == "anon":
-        assert other.pages_with(Page.HUGE) == set(range(HUGE)), f"{by} made no huge page of what nobody protects"
+    assert _is_huge(subject, other), f"{by} made no huge page of what nobody protects"
     assert region.marked_pages() == {0, 1, 2, 3}
     flags = (RWP if protection == "rwp" else WP) | WRITE
     for page in (0, 3):
@@ -117,6 +126,14 @@ def test_no_huge_page_of_protected_ones(subject: Subject, kind: str, protection:
     assert subject.actor().rmw(region[4], 0).done
     uffd.protect(region, 0)
     assert region.changed_pages() == set()
+
+
+def _is_huge(subject: Subject, region: Region) -> bool:
+    """Anonymous memory is mapped by a huge page then; a file's huge page is mapped when somebody looks."""
+    if region.kind == "anon":
+        return region.pages_with(Page.HUGE) == set(range(HUGE))
+    assert subject.actor().read(region[1]).done
+    return bool(subject.call(ops.page_flags(region[1], 1)).flags[0] & KPF_COMPOUND)
 
 
 def _scan_all(subject: Subject) -> None:

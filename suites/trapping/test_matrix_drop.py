@@ -13,8 +13,9 @@ from dataclasses import dataclass, field
 import pytest
 
 from kselftests_py.lab import Feature, Subject, ops
+from kselftests_py.lab.judgement import judge, verdict
 from kselftests_py.lab.kinds import HUGETLB, KINDS, NEVER
-from kselftests_py.lab.matrix import Case, Cell, judge, marks, prepared, verdict
+from kselftests_py.lab.matrix import Case, Cell, marks, prepared, runs
 from kselftests_py.lab.operations import NEEDS, Operation, Row, only, rows
 from kselftests_py.lab.ops import Op
 
@@ -115,7 +116,12 @@ def _look(cell: Cell, actor: int) -> list[Op[object]]:
 
 def dropped_and_marked(case: Case) -> None:
     """zap_pte_range(), zap_install_uffd_wp_if_needed(): PTE_MARKER_UFFD_WP stands where the page was."""
-    case.each(lambda cell: ops.madvise(cell.region.addr, cell.region.length, "DONTNEED"))
+    case.each(
+        lambda cell: [
+            ops.madvise(cell.region[first], (behind - first) * cell.region.page_size, "DONTNEED")
+            for first, behind in runs(cell.armed)
+        ]
+    )
 
 
 SURVIVORS = [

@@ -13,9 +13,10 @@ import pytest
 
 from kselftests_py.lab import MINOR, MISSING, RWP, Feature, Region, Subject, ops
 from kselftests_py.lab.cases import DISTINCT_KINDS
+from kselftests_py.lab.judgement import judge, unprotected, verdict
 from kselftests_py.lab.kinds import HUGETLB, KINDS, NEVER
-from kselftests_py.lab.matrix import Case, judge, prepared, unprotected, verdict
-from kselftests_py.lab.operations import NEEDS
+from kselftests_py.lab.matrix import Case, prepared
+from kselftests_py.lab.operations import BY
 from kselftests_py.lab.refusals import check_refusals
 
 Here = Callable[[str, Iterable[str]], list[str]]
@@ -28,10 +29,6 @@ CANNOT = {
     "dontunmap": dict.fromkeys(HUGETLB, "MREMAP_DONTUNMAP refuses hugetlb memory (VM_DONTEXPAND)"),
 }
 """Of each way the kinds that cannot go it, and why."""
-BY = [
-    pytest.param("rwp", marks=pytest.mark.needs(*NEEDS["rwp"])),
-    pytest.param("wp", marks=pytest.mark.needs(*NEEDS["wp"])),
-]
 
 
 def _kinds(protection: str, way: str) -> list[str]:
@@ -44,7 +41,7 @@ def _remap(case: Case, way: str) -> dict[str, Region]:
         for cell in case.cells:
             cell.gone = range(len(cell.region) // 2, len(cell.region))
     if way == "move":
-        places = case.each(lambda cell: ops.region(cell.kind.kind, len(cell.region)))
+        places = case.each(lambda cell: ops.region("anon", cell.region.length // 4096))  # gives way to what comes
     else:
         places = [[None] for _ in case.cells]
     flags = {"move": MAYMOVE_FIXED, "grow": MAYMOVE, "shrink": 0, "dontunmap": DONTUNMAP}[way]

@@ -9,10 +9,10 @@ from __future__ import annotations
 
 import pytest
 
-from kselftests_py.lab import Page, ops
-from kselftests_py.lab.kinds import HUGETLB
+from kselftests_py.lab import RWP, KernelRefused, Page, Subject, ops
+from kselftests_py.lab.kinds import HUGE, HUGETLB
 from kselftests_py.lab.matrix import Case, brief, found, scan
-from kselftests_py.lab.operations import Operation, Row, only, rows
+from kselftests_py.lab.operations import NEEDS, Operation, Row, only, rows
 
 KPF_COMPOUND = 1 << 15 | 1 << 16
 KPF_KSM = 1 << 21
@@ -42,18 +42,34 @@ def swapoff(case: Case) -> None:
     pageout(case)
     case.subject.call(ops.swap_cycle())
     swapped = case.each(lambda cell: scan(cell, Page.SWAPPED))
-    assert not any(found(cell, seen) for cell, (seen,) in zip(case.cells, swapped, strict=True))
+    # A marker of write protection where shared memory was counts as swapped, too.
+    left = [
+        str(cell)
+        for cell, (seen,) in zip(case.cells, swapped, strict=True)
+        if cell.kind.kind == "anon" and found(cell, seen)
+    ]
+    assert not left, f"still swapped out after swapoff: {left}"
+
+
+def compressed(case: Case) -> None:
+    """zswap_store(), zswap_load(): the pages stay in memory, compressed."""
+    stored = case.subject.call(ops.knob("vmstat", "zswpout")).value
+    try:
+        case.subject.call(ops.knob_set("zswap_enabled", "Y"))
+    except KernelRefused as refused:
+        pytest.skip(f"zswap cannot be switched on: {refused}")
+    try:
+        pageout(case)
+    finally:
+        case.subject.call(ops.knob_set("zswap_enabled", "N"))
+    if case.subject.call(ops.knob("vmstat", "zswpout")).value == stored:
+        pytest.skip("zswap took no page (the guest has no compressor for it)")
 
 
 def read_ahead(case: Case) -> None:
     """MADV_WILLNEED: swapin_walk_pmd_entry(): swapped pages come into the swap cache, and are not mapped."""
     pageout(case)
     _advise(case, "WILLNEED")
-
-
-def cold(case: Case) -> None:
-    """madvise_cold_or_pageout_pte_range(): pages and huge pages become old; a huge page may be split."""
-    _advise(case, "COLD")
 
 
 def freed_lazily(case: Case) -> None:
@@ -80,15 +96,21 @@ def compact(case: Case) -> None:
 
 
 def soft_offline(case: Case) -> None:
-    """soft_offline_page(): the frame of an armed page is given up, what is in it is migrated."""
-    case.each(lambda cell: ops.madvise(cell.region[1], cell.region.page_size, "SOFT_OFFLINE"))
+    """soft_offline_page(): the frame of a page beside protected ones is given up, what is in it is migrated."""
+    case.each(lambda cell: ops.madvise(cell.region[2], cell.region.page_size, "SOFT_OFFLINE"))
 
 
 def neighbour_fails(case: Case) -> None:
-    """memory_failure(): unmap_poisoned_folio() takes one page away; a huge page is split for it."""
+    """memory_failure(): unmap_poisoned_folio() takes one page away; a large folio is split for it."""
     for cell in case.cells:
         cell.gone = range(2, 3)
-    case.each(lambda cell: ops.madvise(cell.region[2], cell.region.page_size, "HWPOISON"))
+    actor = case.subject.call(ops.actor()).actor
+    told = case.each(
+        lambda cell: [ops.access(actor, "hwpoison", cell.region[2]), ops.latest_ticket(actor, "done", 2000)]
+    )
+    for cell, (_, done) in zip(case.cells, told, strict=True):
+        assert done.state == "done", f"{cell}: MADV_HWPOISON is {done.state}"
+        assert done.signal == "SIGBUS" or done.value == 0, f"{cell}: MADV_HWPOISON: errno {done.value}"
 
 
 def split(case: Case) -> None:
@@ -140,13 +162,8 @@ def numa_hinted(case: Case) -> None:
             case.subject.call(ops.knob_set(name, value))
 
 
-def mergeable(case: Case) -> None:
-    """ksm_madvise(): the VMA's flag, and breaking of what was merged: nothing was."""
-    _advise(case, "MERGEABLE")
-    _advise(case, "UNMERGEABLE")
-
-
 ANON = ("anon", "mthp", "read_only")
+SWAPPED = (*ANON, "thp")
 SHARED = ("anon_shared", "shmem", "tmpfs")
 PRIVATE = (*ANON, "thp", "zero", "huge_zero", "shmem_private")
 NOT_SWAPPED = {
@@ -159,19 +176,27 @@ ZERO_STAYS = {
     "zero": "the zero page belongs to everybody",
     "huge_zero": "the huge zero page belongs to everybody",
 }
+NOT_MOVED = {
+    **ZERO_STAYS,
+    "shmem_thp": "write protection takes it out of the page table, and leaves markers",
+}
 POOL = dict.fromkeys(HUGETLB, "would take huge pages away from the tests after it")
 LEFT_ALONE = {
     **dict.fromkeys(HUGETLB, "NUMA balancing leaves hugetlb alone"),
     "shmem_private": "its second half is a mapped file, which NUMA balancing leaves alone",
 }
-NO_FRAMES = {**ZERO_STAYS, **POOL}
+NO_FRAMES = {
+    **ZERO_STAYS,
+    **POOL,
+    **dict.fromkeys(("thp", "shmem_thp"), "injecting a failure reads the page, and all its pages are protected"),
+}
 OPERATIONS = [
     Operation(pageout, ("swap",), NOT_SWAPPED, LOST),
     Operation(swapoff, ("swap",), NOT_SWAPPED, LOST),
+    Operation(compressed, ("swap", "zswap"), only(SWAPPED, "zswap is what anonymous memory is swapped to")),
     Operation(read_ahead, ("swap",), NOT_SWAPPED, LOST),
-    Operation(cold, absent=dict.fromkeys(HUGETLB, "MADV_COLD refuses hugetlb")),
     Operation(freed_lazily, absent=only(PRIVATE[:-1], "MADV_FREE takes private anonymous memory")),
-    Operation(migrate, ("nodes",), {**ZERO_STAYS, "shmem_private": "its second half is not mapped by us alone"}),
+    Operation(migrate, ("nodes",), NOT_MOVED),
     Operation(compact, ("compaction",)),
     Operation(soft_offline, ("hwpoison", "guest"), NO_FRAMES),
     Operation(neighbour_fails, ("hwpoison", "guest"), NO_FRAMES),
@@ -187,7 +212,6 @@ OPERATIONS = [
         numa_hinted, ("numa_balancing", "nodes"),
         {**ZERO_STAYS, **LEFT_ALONE},
     ),
-    Operation(mergeable, ("ksm",), dict.fromkeys(HUGETLB, "KSM leaves hugetlb alone")),
 ]  # fmt: skip
 
 
@@ -197,3 +221,22 @@ OPERATIONS = [
 def test_protection_survives(survives: Row, operation: Operation, protection: str, kinds: tuple[str, ...]) -> None:
     """Pages that were protected before the operation have the marker and trap; the others neither; no byte changed."""
     survives(operation, protection, kinds)
+
+
+@pytest.mark.contract("I8", "P15")
+@pytest.mark.needs(*NEEDS["rwp"], "shmem_thp")
+@pytest.mark.finding("F024")
+@pytest.mark.control("skip_protect")
+@pytest.mark.parametrize("pages", [HUGE, HUGE // 2], ids=["whole", "part"])
+def test_huge_page_of_shared_memory_is_protected(subject: Subject, pages: int) -> None:
+    """Protecting a huge page of a memfd, or a part of it, protects its pages, as with any other memory.
+
+    Source: userfaultfd.rst, "sets PROT_NONE on present PTEs in the range. Pages stay resident"; I8.
+    """
+    region = subject.region("shmem", HUGE, thp="always").populate()
+    assert region.pages_with(Page.HUGE) == set(range(HUGE)), "set-up: the memory is not mapped by a huge page"
+    uffd = subject.uffd(RWP)
+    uffd.register(region, RWP)
+    uffd.protect(region[:pages])
+    assert region.marked_pages() == set(range(pages))
+    assert subject.actor().read(region[1]).blocked

@@ -1,0 +1,87 @@
+"""The matrix of operations: its tables, and what its judge makes of an answer."""
+
+from __future__ import annotations
+
+from types import SimpleNamespace
+from typing import Any, cast
+
+import pytest
+
+from kselftests_py.lab import Region, Subject, Uffd
+from kselftests_py.lab.judgement import accesses, verdict
+from kselftests_py.lab.kinds import KINDS, NEVER
+from kselftests_py.lab.matrix import Case, Cell, found, marks, runs
+from kselftests_py.lab.operations import Operation, only, rows
+
+ADDR = 1 << 30
+
+
+def cell(name: str, protection: str = "rwp", delivery: str = "sync") -> Cell:
+    kind = KINDS[name]
+    nobody = cast(Subject, SimpleNamespace())
+    size = 2 << 20 if name.startswith("hugetlb") else 4096
+    region = Region(ADDR, kind.pages * size, size, nobody, kind.kind, 1)
+    return Cell(kind, protection, delivery, region, cast(Uffd, SimpleNamespace(handle=1)), nobody, nobody)
+
+
+def nothing(case: Case) -> None:
+    """Does nothing."""
+
+
+def test_runs_are_of_consecutive_pages() -> None:
+    assert runs([]) == []
+    assert runs([6, 0, 1, 3]) == [(0, 2), (3, 4), (6, 7)]
+
+
+def test_each_kind_accesses_what_it_protects() -> None:
+    for kind in KINDS.values():
+        assert {page for page, _ in kind.accessed} <= kind.armed
+        assert max(kind.armed) < kind.pages
+        assert len(kind.accessed) <= 4, "each may sleep in a thread of its own"
+
+
+def test_pages_that_are_gone_are_not_judged() -> None:
+    some = cell("anon")
+    some.gone = range(1, 3)
+    assert some.armed == {0, 3, 6}
+    assert some.left == [0, 3, 4, 5, 6, 7]
+    assert [page for page, _ in accesses(some)] == [4, 7, 0, 3, 6]
+    marked = [f"{1 << 57:x}" if page in (0, 1, 3) else "0" for page in range(8)]
+    assert marks(some, marked) == {0, 3}
+    seen: Any = SimpleNamespace(regions=[(ADDR, ADDR + 4 * 4096, 0)])
+    assert found(some, seen) == {0, 3}
+
+
+def test_marker_of_a_huge_page_is_that_of_its_first_small_one() -> None:
+    assert marks(cell("hugetlb"), [f"{1 << 57:x}"] * 512 + ["0"] * 512) == {0}
+
+
+def test_kind_that_is_absent_has_a_reason() -> None:
+    absent = only(("anon", "shmem"), "why not")
+    assert set(absent.values()) == {"why not"}
+    assert Operation(nothing, absent=absent).kinds("rwp") == ["anon", "shmem"]
+    assert all(reason for reason in NEVER.values())
+    with pytest.raises(AssertionError, match="no kind is called"):
+        Operation(nothing, absent={"nylon": "a typing error"})
+
+
+def test_finding_gets_a_row_of_its_own() -> None:
+    operation = Operation(
+        nothing, ("swap",), only(("anon", "shmem", "tmpfs"), "-"), {(kind, "rwp"): "F9" for kind in ("shmem", "tmpfs")}
+    )
+    made = {row.id: (row.values[2], [mark.name for mark in row.marks]) for row in rows([operation])}
+    assert made == {
+        "nothing-rwp": (("anon",), ["needs"]),
+        "nothing-rwp-F9": (("shmem", "tmpfs"), ["needs", "finding"]),
+        "nothing-wp": (("anon", "shmem", "tmpfs"), ["needs"]),
+    }
+
+
+def test_one_cell_that_does_not_notice_a_control_lets_it_go_unnoticed() -> None:
+    cells = [cell("anon"), cell("anon", delivery="async")]
+    one, both = {"anon-rwp-sync": "broken"}, {"anon-rwp-sync": "broken", "anon-rwp-async": "broken"}
+    verdict({}, cells, None)
+    verdict(one, cells, "skip_protect")
+    for wrong, control in ((one, None), (both, "skip_protect")):
+        with pytest.raises(AssertionError, match="anon-rwp-sync: broken"):
+            verdict(wrong, cells, control)
