@@ -63,9 +63,15 @@ class Metric(msgspec.Struct, frozen=True, kw_only=True):
         Meta(description="[value, count] pairs in `unit`, sorted by value"),
     ] = None
 
+    percentiles: Annotated[
+        dict[str, float],
+        Meta(description="of wall time: p50 to p99.9 of the histogram, each where at least one sample lies above it"),
+    ] = {}
+
     def __post_init__(self) -> None:
         # JSON has no NaN: msgspec would write null, and the line could not be read back.
         numbers = [self.value, *(self.spread or ()), *(value for value, _ in self.histogram or ())]
+        numbers += self.percentiles.values()
         if not all(math.isfinite(number) for number in numbers):
             raise ValueError(f"metric {self.name}: a number is not finite")
 
@@ -93,6 +99,9 @@ class Record(msgspec.Struct, frozen=True, kw_only=True):
     claim: Annotated[str, Meta(description="what the test claims of the kernel, and the claim's source")] = ""
     finding: Annotated[str, Meta(description="the written finding because of which the test is expected to fail")] = ""
     metrics: Annotated[list[Metric], Meta(description="what was measured")] = []
+    block: Annotated[
+        int, Meta(ge=0, description="which boot, or block of tests, of an interleaved comparison; 0: it is none")
+    ] = 0
     profile: Annotated[str, Meta(description='kind of machine: "functional", "exact", ...; empty: not said')] = ""
 
     @property
