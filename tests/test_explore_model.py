@@ -173,6 +173,18 @@ def test_dropped_page_loses_its_marker_and_may_leave_who_waits() -> None:
     assert walk.page().words == {0}
 
 
+def test_populating_is_an_access_like_any_other() -> None:
+    """I3; it is not tried where it would block."""
+    walk = Walk(features=("RWP", "RWP_ASYNC"))
+    walk.protect()
+    walk.do(s.Madvise(advice="POPULATE_READ", region=0, first=0, count=2))
+    assert [walk.model.accessed(walk.page(number)) for number in range(2)] == [YES, YES]
+    walk.do(s.SetMode(uffd=0, asynchronous=False))
+    walk.protect()
+    with pytest.raises(Unmodelled):
+        walk.do(s.Madvise(advice="POPULATE_READ", region=0, first=0, count=2))
+
+
 def test_reclaim_keeps_protection() -> None:
     """I3."""
     walk = Walk("shmem")

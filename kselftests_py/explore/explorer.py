@@ -101,7 +101,7 @@ class Explorer:
         self._best: tuple[s.Sequence, s.Claim] | None = None
         self._until = self._shrink_until = self._next_note = self._failed = 0.0
         self._most: int | None = None
-        self._tries = 0
+        self._tries, self._handed = 0, False
         self._sure = False  # something was found, and seen again
 
     def explore(self, seconds: float, most: int | None = None, *, fail_fast: bool = False) -> None:
@@ -123,18 +123,20 @@ class Explorer:
 
     def _batch(self, seed: int) -> None:
         self._target = self._best = self._crashed = None
-        self._failed, self._tries = 0.0, 0
+        self._failed, self._tries, self._handed = 0.0, 0, False
         try:
             self._hypothesis(seed)
+            if self._crashed is None and self._best is not None:
+                self._shrink_until = time.monotonic() + SHRINK_S
+                self._best = reduce(*self._best, self._still)
+            pending = self._crashed or self._best
+            if pending is not None:
+                self._keep(*pending)
         except KeyboardInterrupt:
-            if self._best is not None:  # as far as it is shrunk
-                self._found(Found(*self._best, confirmed=False))
+            pending = self._crashed or self._best
+            if pending is not None and not self._handed:  # as far as it is shrunk
+                self._found(Found(*pending, confirmed=False))
             raise
-        if self._crashed is not None:
-            self._keep(*self._crashed)
-        elif self._best is not None:
-            self._shrink_until = time.monotonic() + SHRINK_S
-            self._keep(*reduce(*self._best, self._still))
 
     def _hypothesis(self, seed: int) -> None:
         settings = hypothesis.settings(
@@ -259,4 +261,5 @@ class Explorer:
             if again is not None and signature(sequence, again) == self._target:
                 confirmed, claim, self._sure = True, again, True
                 break
+        self._handed = True
         self._found(Found(sequence, claim, confirmed))

@@ -8,10 +8,12 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from typing import Literal
 
 from hypothesis import strategies as st
 
 from kselftests_py.explore import steps as s
+from kselftests_py.explore.known import avoided
 from kselftests_py.explore.model import HOLE, Model, Page, Place, Unmodelled
 from kselftests_py.lab import Capabilities, Feature
 
@@ -45,7 +47,7 @@ class Offer:
             skipped += [f"{mode}: {why}"] if why else []
             modes += [] if why else [mode]
         kinds: list[s.Kind] = ["anon"]
-        for kind, need in (("shmem", "wp_shmem"), ("hugetlb", "hugetlb")):
+        for kind, need in (("shmem", "wp_shmem"), ("hugetlb", "hugetlb"), ("hugetlb_private", "hugetlb")):
             why = caps.missing(need) or caps.missing("wp_shmem")
             skipped += [f"{kind}: {why}"] if why else []
             kinds += [] if why else [kind]  # type: ignore[list-item]
@@ -81,6 +83,8 @@ class Walk:
     def put(self, step: s.Step) -> bool:
         """Append the step, if the model has an opinion on it."""
         try:
+            if avoided(step, self.model):
+                return False
             self.model.apply(step)
         except Unmodelled:
             return False
@@ -257,6 +261,8 @@ OPERATIONS: dict[str, tuple[int, _Read]] = {
     "pageout": (2, _madvise("PAGEOUT")),
     "cold": (1, _madvise("COLD")),
     "willneed": (1, _madvise("WILLNEED")),
+    "populateread": (1, _madvise("POPULATE_READ")),
+    "populatewrite": (1, _madvise("POPULATE_WRITE")),
     "punchhole": (2, lambda walk, raw: s.PunchHole(**raw.range(walk))),
     "fork": (2, _fork),
     "thread": (2, lambda walk, raw: s.Thread(process=raw.process(walk))),
@@ -294,7 +300,8 @@ def sequences(draw: st.DrawFn, offer: Offer, length: int = LENGTH) -> s.Sequence
         if huge and kind == "anon":
             walk.put(s.Map(kind=kind, pages=HUGE, thp=True))
         else:
-            walk.put(s.Map(kind=kind, pages=min(pages, 2) if kind.startswith("hugetlb") else pages))
+            prot: Literal["r", "rw"] = "r" if draw(_NUMBER) == 15 else "rw"
+            walk.put(s.Map(kind=kind, pages=min(pages, 2) if kind.startswith("hugetlb") else pages, prot=prot))
     wanted = draw(st.lists(st.sets(st.sampled_from(offer.features)) if offer.features else st.just(set()),
                            min_size=1, max_size=2))  # fmt: skip
     event = False

@@ -267,6 +267,10 @@ class Model:
                 self.store(page, None)  # two stores whose order nobody knows
             else:
                 self.store(page, new if sure else new | (old or frozenset()))
+        self._present(page, access, sure=sure)
+
+    def _present(self, page: Page, access: s.Access, *, sure: bool) -> None:
+        """What an access does to the file behind the page, and to its neighbours there."""
         if page.file is None:
             return
         file = self.files[page.file]
