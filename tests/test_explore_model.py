@@ -34,7 +34,7 @@ def test_sync_access_is_trapped_until_resolved() -> None:
     walk = Walk()
     walk.protect()
     assert walk.access("read") == {"blocked"}
-    (branch,) = {one.message for one in walk.model._now.accesses[0]}
+    (branch,) = {one.message for one in walk.model.expected.accesses[0]}
     assert branch == "rwp 0:0"
     assert walk.resolve().outcomes(0) == {"done"}
     assert walk.model.accessed(walk.page()) == YES  # P19

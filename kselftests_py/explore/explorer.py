@@ -219,10 +219,10 @@ class Explorer:
 
     def attempt(self, sequence: s.Sequence, *, single: bool = False) -> s.Claim | None:
         """Run the sequence once; the first check that fails."""
-        places, accessed = readable(sequence), self._offer.accessed
+        places, categories = readable(sequence), self._offer.categories
         try:
             lab = self._ground.lab
-            observed = execute.run(lab, sequence, places, accessed=accessed, control=self._control, single=single)
+            observed = execute.run(lab, sequence, places, categories=categories, control=self._control, single=single)
             if observed.lost is not None and not single:
                 return self.attempt(sequence, single=True)
             splat = self._ground.splat()

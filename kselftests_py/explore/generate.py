@@ -13,9 +13,11 @@ from typing import Literal
 from hypothesis import strategies as st
 
 from kselftests_py.explore import steps as s
+from kselftests_py.explore.execute import categories_of
 from kselftests_py.explore.known import avoided
 from kselftests_py.explore.model import HOLE, Model, Page, Place, Unmodelled
 from kselftests_py.lab import Capabilities, Feature
+from kselftests_py.lab import constants as scan
 
 LENGTH = 16
 """Operations drawn after the setting up of memory, descriptors and threads."""
@@ -35,7 +37,7 @@ class Offer:
     swap: bool
     thp: bool
     move: bool
-    accessed: bool  # PAGEMAP_SCAN knows PAGE_IS_ACCESSED
+    categories: tuple[scan.Page, ...]  # that PAGEMAP_SCAN can be asked for
     skipped: tuple[str, ...] = ()
 
     @classmethod
@@ -60,10 +62,11 @@ class Offer:
         features = tuple(name for name, need in optional.items() if caps.missing(need) is None)
         swap = caps.missing("swap")
         skipped += [f"swapoff: {swap}"] if swap else []
-        accessed = caps.missing("page_accessed") is None
         features += tuple(name for name in ("EVENT_REMAP",) if Feature[name] in caps.features)
         has_thp, has_move = caps.missing("thp") is None, caps.missing("move") is None
-        return cls(tuple(kinds), tuple(modes), features, swap is None, has_thp, has_move, accessed, tuple(skipped))
+        return cls(
+            tuple(kinds), tuple(modes), features, swap is None, has_thp, has_move, categories_of(caps), tuple(skipped)
+        )
 
     def always(self) -> tuple[s.Feature, ...]:
         """The features that every descriptor negotiates."""

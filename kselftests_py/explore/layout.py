@@ -13,7 +13,7 @@ from kselftests_py.explore.model import HOLE, Actor, Model, Page, State, Unmodel
 
 def refused(model: Model, *errnos: str) -> None:
     """I7: the call fails, and changes nothing."""
-    model._now.errno = frozenset(errnos)
+    model.expected.errno = frozenset(errnos)
 
 
 def drop(model: Model, pages: Iterable[Page]) -> None:
@@ -53,7 +53,7 @@ def mremap(model: Model, step: s.Mremap) -> None:
     for offset, page in enumerate(pages):
         keeps = page.owner is not None and "EVENT_REMAP" in model.uffds[page.owner].features
         if page.owner is not None and keeps:
-            model._now.events[page.owner] = "remap"
+            model.expected.events[page.owner] = "remap"
         place = (step.process, step.to, step.to_first + offset)
         model.pages[place] = page if keeps else page.unregistered()  # V1, V2, V3
         model.pages[step.process, step.region, step.first + offset] = Page(page.kind, "")
@@ -122,7 +122,7 @@ def move(model: Model, step: s.Move) -> None:
     target.states = frozenset(State("present", marked) for marked in armed)
     target.words, source.words = source.words, frozenset({0})
     drop(model, [source])
-    model._retry(list(model.waiting(step.uffd, step.to, step.to_first, 1)))
+    model.retry(list(model.waiting(step.uffd, step.to, step.to_first, 1)))
     return None
 
 

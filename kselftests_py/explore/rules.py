@@ -45,8 +45,8 @@ def _touch(model: Model, process: int, step: s.Populate | s.Madvise, how: s.How)
         page = model.pages[place]
         page.states = frozenset(branch.state for branch in model.branches(process, access))
         if page.huge:
-            model._huge(place, access)
-        model._present(page, access, sure=True)
+            model.spread(place, access)
+        model.present(page, access, sure=True)
 
 
 def open_(model: Model, step: s.Open) -> None:
@@ -85,7 +85,7 @@ def unregister(model: Model, step: s.Unregister) -> None:
     if any(page.owner not in (None, step.uffd) for page in pages):
         return refused(model, "EINVAL")  # U4
     _release(model, step.uffd, pages)
-    model._retry(list(model.waiting(step.uffd, step.region, step.first, step.count)))  # I1
+    model.retry(list(model.waiting(step.uffd, step.region, step.first, step.count)))  # I1
     return None
 
 
@@ -122,7 +122,7 @@ def resolve(model: Model, step: s.Resolve) -> None:
     for page in pages:  # P20: resolving populates nothing
         page.states = unmarked(page.states)
     if not step.dontwake:
-        model._retry(list(model.waiting(step.uffd, step.region, step.first, step.count)))  # P16
+        model.retry(list(model.waiting(step.uffd, step.region, step.first, step.count)))  # P16
 
 
 def set_mode(model: Model, step: s.SetMode) -> None:
@@ -131,20 +131,20 @@ def set_mode(model: Model, step: s.SetMode) -> None:
         return refused(model, *(("EINVAL",) if step.asynchronous else ("0",)))  # M4, M7
     before, uffd.asynchronous = uffd.asynchronous, step.asynchronous  # M9
     if step.asynchronous:
-        model._retry(list(model.waiting(step.uffd)), maybe=before)  # M8
+        model.retry(list(model.waiting(step.uffd)), maybe=before)  # M8
     return None
 
 
 def wake(model: Model, step: s.Wake) -> None:
     model.span(model.uffd(step.uffd).process, step.region, step.first, step.count)
-    model._retry(list(model.waiting(step.uffd, step.region, step.first, step.count)))  # P17
+    model.retry(list(model.waiting(step.uffd, step.region, step.first, step.count)))  # P17
 
 
 def close(model: Model, step: s.Close) -> None:
     uffd = model.uffd(step.uffd)
     uffd.open = False
     _release(model, step.uffd, model.pages.values())  # U10
-    model._retry(list(model.waiting(step.uffd)))
+    model.retry(list(model.waiting(step.uffd)))
 
 
 def thread(model: Model, step: s.Thread) -> None:
@@ -159,7 +159,7 @@ def access(model: Model, step: s.Access) -> None:
     actor = model.actors[step.actor]
     model.span(actor.process, step.region, step.page, 1)
     actor.access, actor.states = step, frozenset({"running"})
-    model._retry([step.actor])
+    model.retry([step.actor])
 
 
 def mprotect(model: Model, step: s.Mprotect) -> None:
@@ -183,7 +183,7 @@ def _dontneed(model: Model, step: s.Madvise, pages: list[Page]) -> None:
     for number, actor in enumerate(model.actors):
         here = actor.process == step.process and actor.access is not None
         if here and _inside(actor, step) and "blocked" in actor.states:
-            model._retry([number], maybe=True)  # I1 has an exception for pages that are dropped
+            model.retry([number], maybe=True)  # I1 has an exception for pages that are dropped
 
 
 def _inside(actor: Actor, step: s.Madvise | s.PunchHole) -> bool:
@@ -232,7 +232,7 @@ def punch_hole(model: Model, step: s.PunchHole) -> None:
     drop(model, [page for page in model.pages.values() if page.file in files])
     for number, actor in enumerate(model.actors):
         if actor.access is not None and "blocked" in actor.states and _inside(actor, step):
-            model._retry([number], maybe=True)
+            model.retry([number], maybe=True)
 
 
 def _fill(model: Model, step: s.Copy | s.Zeropage, word: int, *, protect: bool, wakes: bool) -> None:
@@ -252,7 +252,7 @@ def _fill(model: Model, step: s.Copy | s.Zeropage, word: int, *, protect: bool, 
     if page.file:
         model.files[page.file].cached = frozenset({True})
     if wakes:
-        model._retry(list(model.waiting(step.uffd, step.region, step.first, step.count)))
+        model.retry(list(model.waiting(step.uffd, step.region, step.first, step.count)))
     return None
 
 
