@@ -68,13 +68,13 @@ class Count:
 
 
 def signature(sequence: s.Sequence, claim: s.Claim) -> tuple[str, ...]:
-    """What makes two failures one: the check and the operation that it fails after, and what was seen if that is a
-    word and not a number."""
-    step = type(sequence.steps[claim.step]).__name__ if claim.step < len(sequence.steps) else "end"
-    outcome = (
-        (*claim.expected, claim.seen) if claim.check in ("errno", "state", "marked", "accessed", "written") else ()
-    )
-    return claim.check, step, *outcome
+    """What makes two failures one: the check, the operation that it fails after, and what was seen, if that is a word
+    and not a number."""
+    step = sequence.steps[claim.step] if claim.step < len(sequence.steps) else None
+    operation = "end" if step is None else type(step).__name__
+    detail = str(getattr(step, "advice", "") or getattr(step, "ioctl", ""))
+    words = claim.check in ("errno", "state", "marked", "accessed", "written")
+    return claim.check, operation, detail, *((*claim.expected, claim.seen) if words else ())
 
 
 class Explorer:

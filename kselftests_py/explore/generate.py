@@ -60,13 +60,12 @@ class Offer:
             "EVENT_FORK": "event_fork",
         }
         features = tuple(name for name, need in optional.items() if caps.missing(need) is None)
-        swap = caps.missing("swap")
-        skipped += [f"swapoff: {swap}"] if swap else []
+        absent = {name: caps.missing(name) for name in ("swap", "thp", "move")}
+        skipped += [f"{name}: {why}" for name, why in absent.items() if why]
         features += tuple(name for name in ("EVENT_REMAP",) if Feature[name] in caps.features)
-        has_thp, has_move = caps.missing("thp") is None, caps.missing("move") is None
-        return cls(
-            tuple(kinds), tuple(modes), features, swap is None, has_thp, has_move, categories_of(caps), tuple(skipped)
-        )
+        there = {name: why is None for name, why in absent.items()}
+        known = categories_of(caps)
+        return cls(tuple(kinds), tuple(modes), features, categories=known, skipped=tuple(skipped), **there)
 
     def always(self) -> tuple[s.Feature, ...]:
         """The features that every descriptor negotiates."""
