@@ -14,7 +14,7 @@ from kselftests_py.explore.generate import Offer
 from kselftests_py.machines.kernel_log import Splat
 from kselftests_py.machines.machine import Loss, MachineLost
 
-OFFER = Offer(("anon",), ("wp",), ("EVENT_FORK",), swap=False, thp=False, move=False, accessed=False)
+OFFER = Offer(("anon",), ("wp",), ("EVENT_FORK",), swap=False, thp=False, move=False, categories=())
 LONG = 600.0
 
 

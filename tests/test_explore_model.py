@@ -34,7 +34,7 @@ def test_sync_access_is_trapped_until_resolved() -> None:
     walk = Walk()
     walk.protect()
     assert walk.access("read") == {"blocked"}
-    (branch,) = {one.message for one in walk.model._now.accesses[0]}
+    (branch,) = {one.message for one in walk.model.expected.accesses[0]}
     assert branch == "rwp 0:0"
     assert walk.resolve().outcomes(0) == {"done"}
     assert walk.model.accessed(walk.page()) == YES  # P19
@@ -171,6 +171,18 @@ def test_dropped_page_loses_its_marker_and_may_leave_who_waits() -> None:
     assert walk.do(s.Madvise(advice="DONTNEED", region=0, first=0, count=2)).outcomes(0) == {"blocked", "done"}
     assert walk.marked() == [NO, NO]
     assert walk.page().words == {0}
+
+
+def test_populating_is_an_access_like_any_other() -> None:
+    """I3; it is not tried where it would block."""
+    walk = Walk(features=("RWP", "RWP_ASYNC"))
+    walk.protect()
+    walk.do(s.Madvise(advice="POPULATE_READ", region=0, first=0, count=2))
+    assert [walk.model.accessed(walk.page(number)) for number in range(2)] == [YES, YES]
+    walk.do(s.SetMode(uffd=0, asynchronous=False))
+    walk.protect()
+    with pytest.raises(Unmodelled):
+        walk.do(s.Madvise(advice="POPULATE_READ", region=0, first=0, count=2))
 
 
 def test_reclaim_keeps_protection() -> None:

@@ -8,12 +8,13 @@ of its own, which tells at which step that was.
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from kselftests_py.explore import steps as s
 from kselftests_py.explore.model import Place
 from kselftests_py.lab import (
+    Capabilities,
     FaultFlag,
     KernelRefused,
     Lab,
@@ -96,14 +97,21 @@ Sink = Callable[[Any], None]
 
 
 def run(
-    lab: Lab, sequence: s.Sequence, readable: list[Place], *, accessed: bool, control: str | None, single: bool = False
+    lab: Lab,
+    sequence: s.Sequence,
+    readable: list[Place],
+    *,
+    categories: tuple[Page, ...],
+    control: str | None,
+    single: bool = False,
 ) -> Observed:
     """Run *sequence* in a fresh process of the probe; *readable* are the pages whose contents are read at the end.
 
-    *accessed*: the kernel knows PAGE_IS_ACCESSED. *control*: the probe lies in that way (docs/probe-protocol.md).
+    *categories*: those of ACCESSED and WRITTEN that the kernel knows (``categories_of``). *control*: the probe lies in
+    that way (docs/probe-protocol.md).
     :raises MachineLost: the kernel is gone, or the machine.
     """
-    runner = Runner(lab, sequence, accessed=accessed, control=control, single=single)
+    runner = Runner(lab, sequence, categories, control=control, single=single)
     try:
         runner.all_steps()
         runner.final(readable)
@@ -116,12 +124,24 @@ def run(
     return runner.observed
 
 
+def categories_of(caps: Capabilities) -> tuple[Page, ...]:
+    """What the kernel's PAGEMAP_SCAN can be asked for."""
+    found = ((Page.ACCESSED, "page_accessed"), (Page.WRITTEN, "pagemap_scan"))
+    return tuple(category for category, need in found if caps.missing(need) is None)
+
+
+def _state_of(ticket: int) -> Op[TicketState]:
+    """Waits for a state; not to be added to what the whole request may take: most are there at once."""
+    return replace(ops.ticket(ticket, None, WAIT_MS), wait_ms=0)
+
+
 class Runner:
     """One run of one sequence."""
 
-    def __init__(self, lab: Lab, sequence: s.Sequence, *, accessed: bool, control: str | None, single: bool) -> None:
-        self.lab, self._sequence, self._single = lab, sequence, single
-        self._categories = [Page.ACCESSED, Page.WRITTEN] if accessed else [Page.WRITTEN]
+    def __init__(
+        self, lab: Lab, sequence: s.Sequence, categories: tuple[Page, ...], *, control: str | None, single: bool
+    ) -> None:
+        self.lab, self._sequence, self._single, self._categories = lab, sequence, single, categories
         self.observed = Observed([Seen() for _ in range(len(sequence.steps) + 1)])
         self.subjects: list[Subject | None] = [lab.new_subject()]
         self._queue: list[tuple[Op[Any], Sink]] = []
@@ -225,7 +245,7 @@ class Runner:
         actor.ticket = ticket
         self.add(actor.process, ops.access(actor.handle, how, address, value), self.errno(seen))
         if number == HELPER:
-            self.add(actor.process, ops.ticket(ticket, None, WAIT_MS), lambda state: _worst(seen.states, state))
+            self.add(actor.process, _state_of(ticket), lambda state: _worst(seen.states, state))
 
     # Checks.
 
@@ -246,7 +266,7 @@ class Runner:
         for process in sorted({actor.process for actor in self.actors}, reverse=True):
             for number, actor in enumerate(self.actors):
                 if actor.process == process and actor.ticket and self.subjects[process] is not None:
-                    self.add(process, ops.ticket(actor.ticket, None, WAIT_MS), self._state(self.now, number))
+                    self.add(process, _state_of(actor.ticket), self._state(self.now, number))
 
     def _state(self, seen: Seen, number: int) -> Sink:
         def sink(state: TicketState) -> None:
@@ -305,7 +325,7 @@ class Runner:
             helper.ticket = self.handle(process, "ticket")
             self.add(process, ops.access(helper.handle, "read", self.address(region, page), 0))
             sink = self._content((process, region, page))
-            self.add(process, ops.ticket(helper.ticket, None, WAIT_MS), sink)
+            self.add(process, _state_of(helper.ticket), sink)
         self.flush()
         self.now.errno = "0"
 

@@ -26,6 +26,8 @@ BATCH = 100
 """Sequences that Hypothesis chooses from one seed."""
 SHRINK_S = 45.0
 """The longest that Hypothesis shrinks one contradiction, and again that ``reduce`` does."""
+SHRINK_TRIES = 100
+"""Sequences that Hypothesis may try in that: after it ``reduce`` is quicker."""
 REPLAYS = 3
 """How often a contradiction is tried again on a fresh boot before it counts as gone."""
 LOST_MAX = 3
@@ -66,13 +68,13 @@ class Count:
 
 
 def signature(sequence: s.Sequence, claim: s.Claim) -> tuple[str, ...]:
-    """What makes two failures one: the check and the operation that it fails after, and what was seen if that is a
-    word and not a number."""
-    step = type(sequence.steps[claim.step]).__name__ if claim.step < len(sequence.steps) else "end"
-    outcome = (
-        (*claim.expected, claim.seen) if claim.check in ("errno", "state", "marked", "accessed", "written") else ()
-    )
-    return claim.check, step, *outcome
+    """What makes two failures one: the check, the operation that it fails after, and what was seen, if that is a word
+    and not a number."""
+    step = sequence.steps[claim.step] if claim.step < len(sequence.steps) else None
+    operation = "end" if step is None else type(step).__name__
+    detail = str(getattr(step, "advice", "") or getattr(step, "ioctl", ""))
+    words = claim.check in ("errno", "state", "marked", "accessed", "written")
+    return claim.check, operation, detail, *((*claim.expected, claim.seen) if words else ())
 
 
 class Explorer:
@@ -99,6 +101,7 @@ class Explorer:
         self._best: tuple[s.Sequence, s.Claim] | None = None
         self._until = self._shrink_until = self._next_note = self._failed = 0.0
         self._most: int | None = None
+        self._tries, self._handed = 0, False
         self._sure = False  # something was found, and seen again
 
     def explore(self, seconds: float, most: int | None = None, *, fail_fast: bool = False) -> None:
@@ -120,18 +123,20 @@ class Explorer:
 
     def _batch(self, seed: int) -> None:
         self._target = self._best = self._crashed = None
-        self._failed = 0.0
+        self._failed, self._tries, self._handed = 0.0, 0, False
         try:
             self._hypothesis(seed)
+            if self._crashed is None and self._best is not None:
+                self._shrink_until = time.monotonic() + SHRINK_S
+                self._best = reduce(*self._best, self._still)
+            pending = self._crashed or self._best
+            if pending is not None:
+                self._keep(*pending)
         except KeyboardInterrupt:
-            if self._best is not None:  # as far as it is shrunk
-                self._found(Found(*self._best, confirmed=False))
+            pending = self._crashed or self._best
+            if pending is not None and not self._handed:  # as far as it is shrunk
+                self._found(Found(*pending, confirmed=False))
             raise
-        if self._crashed is not None:
-            self._keep(*self._crashed)
-        elif self._best is not None:
-            self._shrink_until = time.monotonic() + SHRINK_S
-            self._keep(*reduce(*self._best, self._still))
 
     def _hypothesis(self, seed: int) -> None:
         settings = hypothesis.settings(
@@ -166,7 +171,8 @@ class Explorer:
     def _fails(self, sequence: s.Sequence) -> bool:
         """Whether Hypothesis shall take the sequence for a failure."""
         if self._target is not None:
-            found = self._still(sequence)
+            self._tries += 1
+            found = self._still(sequence) if self._tries <= SHRINK_TRIES else None
             if found is None:
                 return False
             if self._best is None or len(sequence.steps) <= len(self._best[0].steps):
@@ -213,10 +219,10 @@ class Explorer:
 
     def attempt(self, sequence: s.Sequence, *, single: bool = False) -> s.Claim | None:
         """Run the sequence once; the first check that fails."""
-        places, accessed = readable(sequence), self._offer.accessed
+        places, categories = readable(sequence), self._offer.categories
         try:
             lab = self._ground.lab
-            observed = execute.run(lab, sequence, places, accessed=accessed, control=self._control, single=single)
+            observed = execute.run(lab, sequence, places, categories=categories, control=self._control, single=single)
             if observed.lost is not None and not single:
                 return self.attempt(sequence, single=True)
             splat = self._ground.splat()
@@ -255,4 +261,5 @@ class Explorer:
             if again is not None and signature(sequence, again) == self._target:
                 confirmed, claim, self._sure = True, again, True
                 break
+        self._handed = True
         self._found(Found(sequence, claim, confirmed))

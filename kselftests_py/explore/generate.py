@@ -8,12 +8,16 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from typing import Literal
 
 from hypothesis import strategies as st
 
 from kselftests_py.explore import steps as s
+from kselftests_py.explore.execute import categories_of
+from kselftests_py.explore.known import avoided
 from kselftests_py.explore.model import HOLE, Model, Page, Place, Unmodelled
 from kselftests_py.lab import Capabilities, Feature
+from kselftests_py.lab import constants as scan
 
 LENGTH = 16
 """Operations drawn after the setting up of memory, descriptors and threads."""
@@ -33,7 +37,7 @@ class Offer:
     swap: bool
     thp: bool
     move: bool
-    accessed: bool  # PAGEMAP_SCAN knows PAGE_IS_ACCESSED
+    categories: tuple[scan.Page, ...]  # that PAGEMAP_SCAN can be asked for
     skipped: tuple[str, ...] = ()
 
     @classmethod
@@ -45,7 +49,7 @@ class Offer:
             skipped += [f"{mode}: {why}"] if why else []
             modes += [] if why else [mode]
         kinds: list[s.Kind] = ["anon"]
-        for kind, need in (("shmem", "wp_shmem"), ("hugetlb", "hugetlb")):
+        for kind, need in (("shmem", "wp_shmem"), ("hugetlb", "hugetlb"), ("hugetlb_private", "hugetlb")):
             why = caps.missing(need) or caps.missing("wp_shmem")
             skipped += [f"{kind}: {why}"] if why else []
             kinds += [] if why else [kind]  # type: ignore[list-item]
@@ -56,12 +60,12 @@ class Offer:
             "EVENT_FORK": "event_fork",
         }
         features = tuple(name for name, need in optional.items() if caps.missing(need) is None)
-        swap = caps.missing("swap")
-        skipped += [f"swapoff: {swap}"] if swap else []
-        accessed = caps.missing("page_accessed") is None
+        absent = {name: caps.missing(name) for name in ("swap", "thp", "move")}
+        skipped += [f"{name}: {why}" for name, why in absent.items() if why]
         features += tuple(name for name in ("EVENT_REMAP",) if Feature[name] in caps.features)
-        has_thp, has_move = caps.missing("thp") is None, caps.missing("move") is None
-        return cls(tuple(kinds), tuple(modes), features, swap is None, has_thp, has_move, accessed, tuple(skipped))
+        there = {name: why is None for name, why in absent.items()}
+        known = categories_of(caps)
+        return cls(tuple(kinds), tuple(modes), features, categories=known, skipped=tuple(skipped), **there)
 
     def always(self) -> tuple[s.Feature, ...]:
         """The features that every descriptor negotiates."""
@@ -81,6 +85,8 @@ class Walk:
     def put(self, step: s.Step) -> bool:
         """Append the step, if the model has an opinion on it."""
         try:
+            if avoided(step, self.model):
+                return False
             self.model.apply(step)
         except Unmodelled:
             return False
@@ -257,6 +263,8 @@ OPERATIONS: dict[str, tuple[int, _Read]] = {
     "pageout": (2, _madvise("PAGEOUT")),
     "cold": (1, _madvise("COLD")),
     "willneed": (1, _madvise("WILLNEED")),
+    "populateread": (1, _madvise("POPULATE_READ")),
+    "populatewrite": (1, _madvise("POPULATE_WRITE")),
     "punchhole": (2, lambda walk, raw: s.PunchHole(**raw.range(walk))),
     "fork": (2, _fork),
     "thread": (2, lambda walk, raw: s.Thread(process=raw.process(walk))),
@@ -294,7 +302,8 @@ def sequences(draw: st.DrawFn, offer: Offer, length: int = LENGTH) -> s.Sequence
         if huge and kind == "anon":
             walk.put(s.Map(kind=kind, pages=HUGE, thp=True))
         else:
-            walk.put(s.Map(kind=kind, pages=min(pages, 2) if kind.startswith("hugetlb") else pages))
+            prot: Literal["r", "rw"] = "r" if draw(_NUMBER) == 15 else "rw"
+            walk.put(s.Map(kind=kind, pages=min(pages, 2) if kind.startswith("hugetlb") else pages, prot=prot))
     wanted = draw(st.lists(st.sets(st.sampled_from(offer.features)) if offer.features else st.just(set()),
                            min_size=1, max_size=2))  # fmt: skip
     event = False

@@ -131,7 +131,7 @@ class Model:
         self.actors: list[Actor] = []
         self.alive: list[bool] = [True]
         self.moved: set[int] = set()  # regions that a mremap took from or put into
-        self._now = Expected()
+        self.expected = Expected()
 
     # What is asked by whom.
 
@@ -195,7 +195,7 @@ class Model:
         uffd = self.uffds[page.owner] if page.owner is not None else None
         return uffd is not None and (uffd.asynchronous if page.mode == "rwp" else "WP_ASYNC" in uffd.features)
 
-    def _retry(self, actors: Iterable[int], *, maybe: bool = False) -> None:
+    def retry(self, actors: Iterable[int], *, maybe: bool = False) -> None:
         """These actors go on with their access; *maybe*: or stay asleep, the documentation does not say."""
         for number in actors:
             actor = self.actors[number]
@@ -204,28 +204,28 @@ class Model:
             place = (actor.process, actor.access.region, actor.access.page)
             if maybe or "idle" in actor.states:
                 found += [Branch("blocked", state) for state in self.pages[place].states]
-            self._now.accesses[number] = found
+            self.expected.accesses[number] = found
             self.pages[place].states |= {branch.state for branch in found}
 
     def apply(self, step: s.Step) -> Expected:
         """Make the step; then ``settle`` must follow. :raises Unmodelled: the model is as it was."""
         from kselftests_py.explore import rules
 
-        self._now = Expected()
+        self.expected = Expected()
         rules.RULES[type(step)](self, step)
         for number, actor in enumerate(self.actors):
-            if actor.states == {"blocked"} and number not in self._now.accesses:
-                self._now.still.add(number)
-        return self._now
+            if actor.states == {"blocked"} and number not in self.expected.accesses:
+                self.expected.still.add(number)
+        return self.expected
 
     # What was observed.
 
     def settle(self, seen: dict[int, str] | None) -> Settled:
         """Take the outcomes of the accesses (None: nobody looked) and make them happen."""
-        settled = Settled({uffd: [{event}] for uffd, event in self._now.events.items()})
-        places = [self._place(number) for number in self._now.accesses]
-        writers = [self._place(number) for number in self._now.accesses if self._access(number).how != "read"]
-        for number, branches in self._now.accesses.items():
+        settled = Settled({uffd: [{event}] for uffd, event in self.expected.events.items()})
+        places = [self._place(number) for number in self.expected.accesses]
+        writers = [self._place(number) for number in self.expected.accesses if self._access(number).how != "read"]
+        for number, branches in self.expected.accesses.items():
             actor, place, access = self.actors[number], self._place(number), self._access(number)
             page = self.pages[place]
             taken = [one for one in branches if seen is None or one.outcome == seen.get(number)]
@@ -243,7 +243,7 @@ class Model:
                     settled.values[number] = self.words(page) if alone else None
                 self._done(page, access, sure=outcomes == {"done"}, alone=alone)
                 if page.huge:
-                    self._huge(place, access)
+                    self.spread(place, access)
             actor.states = frozenset("blocked" if one == "blocked" else "idle" for one in outcomes) or actor.states
         return settled
 
@@ -267,6 +267,10 @@ class Model:
                 self.store(page, None)  # two stores whose order nobody knows
             else:
                 self.store(page, new if sure else new | (old or frozenset()))
+        self.present(page, access, sure=sure)
+
+    def present(self, page: Page, access: s.Access, *, sure: bool) -> None:
+        """What an access does to the file behind the page, and to its neighbours there."""
         if page.file is None:
             return
         file = self.files[page.file]
@@ -274,7 +278,7 @@ class Model:
         if access.how == "read" and not page.mode and not page.kind.startswith("hugetlb"):
             self._fault_around(page)
 
-    def _huge(self, place: Place, access: s.Access) -> None:
+    def spread(self, place: Place, access: s.Access) -> None:
         """A huge page comes, and in async mode is resolved, as a whole; where it is split, it does not."""
         page = self.pages[place]
         resolves = self._asynchronous(page) and (page.mode == "rwp" or access.how != "read")

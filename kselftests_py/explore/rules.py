@@ -2,18 +2,12 @@
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Callable, Iterable
-from dataclasses import replace
 from typing import Any
 
 from kselftests_py.explore import steps as s
+from kselftests_py.explore.layout import drop, exit_, fork, move, mremap, munmap, refused, swap_cycle
 from kselftests_py.explore.model import HOLE, Actor, File, Model, Page, State, Uffd, Unmodelled, unmarked
-
-
-def refused(model: Model, *errnos: str) -> None:
-    """I7: the call fails, and changes nothing."""
-    model._now.errno = frozenset(errnos)
 
 
 def map_(model: Model, step: s.Map) -> None:
@@ -31,17 +25,28 @@ def map_(model: Model, step: s.Map) -> None:
 
 
 def populate(model: Model, step: s.Populate) -> None:
-    pages = model.mapped(0, step.region, step.first, step.count)
-    for number, page in enumerate(pages, step.first):
-        access = s.Access(actor=0, how="write", region=step.region, page=number)
-        if {branch.outcome for branch in model.branches(0, access)} != {"done"}:
-            raise Unmodelled("populating what may trap")
-        page.states = frozenset(branch.state for branch in model.branches(0, access))
-        if page.huge:
-            model._huge((0, step.region, number), access)
+    _touch(model, 0, step, "write")
+    for number, page in enumerate(model.mapped(0, step.region, step.first, step.count), step.first):
         model.store(page, frozenset({step.value + number}))
-        if page.file:
-            model.files[page.file].cached = frozenset({True})
+
+
+def _touch(model: Model, process: int, step: s.Populate | s.Madvise, how: s.How) -> None:
+    """An access to each page, by a thread that nothing may block."""
+    accesses = [
+        s.Access(actor=0, how=how, region=step.region, page=number)
+        for number in range(step.first, step.first + step.count)
+    ]
+    model.mapped(process, step.region, step.first, step.count)
+    for access in accesses:
+        if {branch.outcome for branch in model.branches(process, access)} != {"done"}:
+            raise Unmodelled("populating what may trap")
+    for access in accesses:
+        place = (process, step.region, access.page)
+        page = model.pages[place]
+        page.states = frozenset(branch.state for branch in model.branches(process, access))
+        if page.huge:
+            model.spread(place, access)
+        model.present(page, access, sure=True)
 
 
 def open_(model: Model, step: s.Open) -> None:
@@ -80,7 +85,7 @@ def unregister(model: Model, step: s.Unregister) -> None:
     if any(page.owner not in (None, step.uffd) for page in pages):
         return refused(model, "EINVAL")  # U4
     _release(model, step.uffd, pages)
-    model._retry(list(model.waiting(step.uffd, step.region, step.first, step.count)))  # I1
+    model.retry(list(model.waiting(step.uffd, step.region, step.first, step.count)))  # I1
     return None
 
 
@@ -117,7 +122,7 @@ def resolve(model: Model, step: s.Resolve) -> None:
     for page in pages:  # P20: resolving populates nothing
         page.states = unmarked(page.states)
     if not step.dontwake:
-        model._retry(list(model.waiting(step.uffd, step.region, step.first, step.count)))  # P16
+        model.retry(list(model.waiting(step.uffd, step.region, step.first, step.count)))  # P16
 
 
 def set_mode(model: Model, step: s.SetMode) -> None:
@@ -126,20 +131,20 @@ def set_mode(model: Model, step: s.SetMode) -> None:
         return refused(model, *(("EINVAL",) if step.asynchronous else ("0",)))  # M4, M7
     before, uffd.asynchronous = uffd.asynchronous, step.asynchronous  # M9
     if step.asynchronous:
-        model._retry(list(model.waiting(step.uffd)), maybe=before)  # M8
+        model.retry(list(model.waiting(step.uffd)), maybe=before)  # M8
     return None
 
 
 def wake(model: Model, step: s.Wake) -> None:
     model.span(model.uffd(step.uffd).process, step.region, step.first, step.count)
-    model._retry(list(model.waiting(step.uffd, step.region, step.first, step.count)))  # P17
+    model.retry(list(model.waiting(step.uffd, step.region, step.first, step.count)))  # P17
 
 
 def close(model: Model, step: s.Close) -> None:
     uffd = model.uffd(step.uffd)
     uffd.open = False
     _release(model, step.uffd, model.pages.values())  # U10
-    model._retry(list(model.waiting(step.uffd)))
+    model.retry(list(model.waiting(step.uffd)))
 
 
 def thread(model: Model, step: s.Thread) -> None:
@@ -154,7 +159,7 @@ def access(model: Model, step: s.Access) -> None:
     actor = model.actors[step.actor]
     model.span(actor.process, step.region, step.page, 1)
     actor.access, actor.states = step, frozenset({"running"})
-    model._retry([step.actor])
+    model.retry([step.actor])
 
 
 def mprotect(model: Model, step: s.Mprotect) -> None:
@@ -165,32 +170,25 @@ def mprotect(model: Model, step: s.Mprotect) -> None:
 def madvise(model: Model, step: s.Madvise) -> None:
     pages = model.mapped(step.process, step.region, step.first, step.count)
     rule = _ADVICES.get(step.advice)
-    if rule is None or (pages[0].kind.startswith("hugetlb") and step.advice != "DONTNEED"):
+    if rule is None or (pages[0].kind.startswith("hugetlb") and step.advice in ("PAGEOUT", "COLD", "WILLNEED")):
         raise Unmodelled(f"MADV_{step.advice} of {pages[0].kind} memory")
     rule(model, step, pages)
 
 
 def _dontneed(model: Model, step: s.Madvise, pages: list[Page]) -> None:
-    _drop(model, pages)
+    drop(model, pages)
     for page in pages:
         if page.file is None:
             page.words = frozenset({0})
     for number, actor in enumerate(model.actors):
         here = actor.process == step.process and actor.access is not None
         if here and _inside(actor, step) and "blocked" in actor.states:
-            model._retry([number], maybe=True)  # I1 has an exception for pages that are dropped
+            model.retry([number], maybe=True)  # I1 has an exception for pages that are dropped
 
 
 def _inside(actor: Actor, step: s.Madvise | s.PunchHole) -> bool:
     assert actor.access is not None
     return actor.access.region == step.region and step.first <= actor.access.page < step.first + step.count
-
-
-def _drop(model: Model, pages: Iterable[Page]) -> None:
-    """D1: a page that user space drops loses its marker. Of write protection no document says it."""
-    for page in pages:
-        markers = {one.marked for one in page.states} | {False} if page.mode == "wp" else {False}
-        page.states = frozenset(State("absent", marked) for marked in markers)
 
 
 def _pageout(model: Model, step: s.Madvise, pages: list[Page]) -> None:
@@ -206,7 +204,22 @@ def _nothing(model: Model, step: s.Madvise, pages: list[Page]) -> None:
     """Advice that shows in nothing that is looked at."""
 
 
-_ADVICES = {"DONTNEED": _dontneed, "PAGEOUT": _pageout, "COLD": _nothing, "WILLNEED": _nothing}
+def _populate_read(model: Model, step: s.Madvise, pages: list[Page]) -> None:
+    _touch(model, step.process, step, "read")
+
+
+def _populate_write(model: Model, step: s.Madvise, pages: list[Page]) -> None:
+    _touch(model, step.process, step, "write")
+
+
+_ADVICES = {
+    "DONTNEED": _dontneed,
+    "PAGEOUT": _pageout,
+    "COLD": _nothing,
+    "WILLNEED": _nothing,
+    "POPULATE_READ": _populate_read,  # I3: whoever makes the access
+    "POPULATE_WRITE": _populate_write,
+}
 
 
 def punch_hole(model: Model, step: s.PunchHole) -> None:
@@ -216,51 +229,10 @@ def punch_hole(model: Model, step: s.PunchHole) -> None:
         raise Unmodelled("a hole in anonymous memory")
     for file in files:
         model.files[file] = File()
-    _drop(model, [page for page in model.pages.values() if page.file in files])
+    drop(model, [page for page in model.pages.values() if page.file in files])
     for number, actor in enumerate(model.actors):
         if actor.access is not None and "blocked" in actor.states and _inside(actor, step):
-            model._retry([number], maybe=True)
-
-
-def munmap(model: Model, step: s.Munmap) -> None:
-    pages = model.mapped(step.process, step.region, step.first, step.count)
-    _nobody_waits(model, step.process, step)
-    for page in pages:
-        page.__dict__.update(Page(page.kind, "").__dict__)
-
-
-def _nobody_waits(model: Model, process: int, step: s.Munmap | s.Mremap) -> None:
-    """What becomes of a thread that is blocked on a page which is unmapped or moved, no document says."""
-    other = step.to if isinstance(step, s.Mremap) else None
-    for actor in model.actors:
-        there = actor.process == process and actor.access and actor.access.region in (step.region, other)
-        if there and "blocked" in actor.states:
-            raise Unmodelled("unmapping what somebody waits for")
-
-
-def mremap(model: Model, step: s.Mremap) -> None:
-    pages = model.mapped(step.process, step.region, step.first, step.count)
-    model.span(step.process, step.to, step.to_first, step.count)
-    if step.region == step.to or model.regions[step.region].kind != model.regions[step.to].kind:
-        raise Unmodelled("a move within a region, or onto another kind")
-    if model.regions[step.region].kind.startswith("hugetlb") or len({_vma(page) for page in pages}) != 1:
-        raise Unmodelled("moving hugetlb memory, or several mappings")
-    if model.moved & {step.region, step.to}:
-        raise Unmodelled("moving parts of what was moved")
-    _nobody_waits(model, step.process, step)
-    model.moved |= {step.region, step.to}
-    for offset, page in enumerate(pages):
-        keeps = page.owner is not None and "EVENT_REMAP" in model.uffds[page.owner].features
-        if page.owner is not None and keeps:
-            model._now.events[page.owner] = "remap"
-        place = (step.process, step.to, step.to_first + offset)
-        model.pages[place] = page if keeps else page.unregistered()  # V1, V2, V3
-        model.pages[step.process, step.region, step.first + offset] = Page(page.kind, "")
-
-
-def _vma(page: Page) -> tuple[Any, ...]:
-    """Pages beside each other that differ in this are in different VMAs."""
-    return page.prot, page.owner, page.mode, page.missing
+            model.retry([number], maybe=True)
 
 
 def _fill(model: Model, step: s.Copy | s.Zeropage, word: int, *, protect: bool, wakes: bool) -> None:
@@ -280,7 +252,7 @@ def _fill(model: Model, step: s.Copy | s.Zeropage, word: int, *, protect: bool, 
     if page.file:
         model.files[page.file].cached = frozenset({True})
     if wakes:
-        model._retry(list(model.waiting(step.uffd, step.region, step.first, step.count)))
+        model.retry(list(model.waiting(step.uffd, step.region, step.first, step.count)))
     return None
 
 
@@ -294,79 +266,6 @@ def zeropage(model: Model, step: s.Zeropage) -> None:
     if step.count != 1:
         raise Unmodelled("filling several pages")
     _fill(model, step, 0, protect=False, wakes=True)
-
-
-def fork(model: Model, step: s.Fork) -> None:
-    if len(model.alive) > 1 or any(page.kind == "hugetlb_private" for page in model.pages.values()):
-        raise Unmodelled("a second fork, or one that may run out of huge pages")
-    follows = {page.owner for page in model.pages.values() if page.owner is not None}
-    follows = {uffd for uffd in follows if "EVENT_FORK" in model.uffds[uffd].features}
-    if follows != ({step.event} if step.event is not None else set()):
-        raise Unmodelled("a fork whose event nobody reads, or that sends none")
-    model.alive.append(True)
-    if step.event is not None:
-        parent = model.uffds[step.event]
-        model.uffds.append(replace(parent, process=1))  # M10
-    for (_, region, number), page in list(model.pages.items()):
-        child = copy.copy(page)
-        if page.owner is not None and page.owner == step.event:
-            child.owner = len(model.uffds) - 1  # K2, K3: markers are copied
-        else:
-            child = page.unregistered()  # K1
-        if page.file:  # its entries may be left to later faults, unless they carry a marker
-            child.states |= {HOLE for one in child.states if not one.marked}
-        model.pages[1, region, number] = child
-
-
-def exit_(model: Model, step: s.Exit) -> None:
-    if step.process >= len(model.alive) or not model.alive[step.process]:
-        raise Unmodelled("a process that is not there")
-    model.alive[step.process] = False
-    model.pages = {place: page for place, page in model.pages.items() if place[0] != step.process}
-    for actor in model.actors:
-        if actor.process == step.process:
-            actor.states, actor.access = frozenset({"gone"}), None
-
-
-def swap_cycle(model: Model, step: s.SwapCycle) -> None:
-    for page in model.pages.values():
-        page.states |= {State("present", one.marked) for one in page.states if one.entry == "swapped"}
-
-
-def move(model: Model, step: s.Move) -> None:
-    """Of one page that no other process can have; UFFDIO_MOVE(2const)."""
-    uffd = model.uffd(step.uffd)
-    (source,) = model.mapped(uffd.process, step.region, step.first, 1) if step.count == 1 else (None,)
-    (target,) = model.mapped(uffd.process, step.to, step.to_first, 1)
-    if source is None or len(model.alive) > 1 or source is target or target.owner != step.uffd:
-        raise Unmodelled("moving several pages, or what a child may share, or onto what is not registered here")
-    if any(page.kind != "anon" or page.prot != "rw" or page.huge or page.reclaimed for page in (source, target)):
-        raise Unmodelled("moving what is not plain anonymous memory, or may be on swap")
-    if target.states != {HOLE} or any(one.entry == "absent" and one.marked for one in source.states):
-        if all(one.entry != "absent" for one in target.states) and source.states == {State("present", False)}:
-            return refused(model, "EEXIST")
-        raise Unmodelled("moving onto what may be there")
-    if source.states == {HOLE}:
-        return refused(model, "ENOENT")
-    if any(one.entry != "present" for one in source.states) or list(_waiters(model, uffd.process, step)):
-        raise Unmodelled("moving what may not be there, or what somebody waits for")
-    armed = {True} if target.mode == "rwp" else {False, True} if target.mode == "wp" else {False}  # X5
-    target.states = frozenset(State("present", marked) for marked in armed)
-    target.words, source.words = source.words, frozenset({0})
-    _drop(model, [source])
-    model._retry(list(model.waiting(step.uffd, step.to, step.to_first, 1)))
-    return None
-
-
-def _waiters(model: Model, process: int, step: s.Move) -> list[Actor]:
-    return [
-        actor
-        for actor in model.actors
-        if actor.process == process
-        and "blocked" in actor.states
-        and actor.access
-        and (actor.access.region, actor.access.page) == (step.region, step.first)
-    ]
 
 
 RULES: dict[type, Callable[[Model, Any], None]] = {

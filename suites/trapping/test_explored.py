@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from kselftests_py.explore.execute import run
+from kselftests_py.explore.execute import categories_of, run
 from kselftests_py.explore.judge import judge, readable
 from kselftests_py.explore.kept import lacking, read
 from kselftests_py.explore.words import claim_in_words
@@ -28,6 +28,5 @@ def test_sequence(lab: Lab, caps: Capabilities, kst_control: str | None, file: P
     why = lacking(sequence, caps)
     if why is not None:
         pytest.skip(why)
-    accessed = caps.missing("page_accessed") is None
-    claim = judge(sequence, run(lab, sequence, readable(sequence), accessed=accessed, control=kst_control))
+    claim = judge(sequence, run(lab, sequence, readable(sequence), categories=categories_of(caps), control=kst_control))
     assert claim is None, f"step {claim.step}: {claim_in_words(sequence, claim)}"
