@@ -300,7 +300,7 @@ WRONG = [
     ("evict", EVICT, {"timeout_ms": 999}, "timeout_ms: must be 1000"),
     ("kernel_access", ACCESS, {"accessor": "telepathy"}, "accessor: none is called telepathy"),
     ("kernel_access", ACCESS, {"kind": "hugetlb"}, "kind: must be anon or shmem"),
-    ("kernel_access", ACCESS, {"timeout_ms": 1}, "timeout_ms"),
+    ("kernel_access", ACCESS, {"timeout_ms": 60001}, "timeout_ms"),
     ("race", RACE, {"pages": 129}, "pages: must be 1 to 128"),
     ("race", RACE, {"release": "pray"}, "release: must be resolve, dontwake, set_mode or close"),
     ("race", RACE, {"release": "set_mode"}, "release: wp has no mode to set"),
