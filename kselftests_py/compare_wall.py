@@ -4,6 +4,7 @@ machine is fit to say so."""
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Sequence
 from dataclasses import replace
 
 import msgspec
@@ -11,8 +12,7 @@ import msgspec
 from kselftests_py import run
 from kselftests_py.compare import SUITE, differing
 from kselftests_py.errors import HarnessError
-from kselftests_py.kernels import resolve
-from kselftests_py.kernels.image import KernelImage
+from kselftests_py.kernels import KernelImage, RunningKernel, resolve
 from kselftests_py.measure.shift import FASTER, LEAST, SLOWER
 from kselftests_py.reports.terminal import TerminalView
 from kselftests_py.results import RunFolder, Verdict, wall
@@ -25,11 +25,13 @@ BLOCKS = 12
 
 
 class WallComparison(msgspec.Struct, frozen=True):
-    """What was compared, and in which configuration symbols the kernels differ; no ``wall``: a kernel broke."""
+    """What was compared, what else differs between the two (configuration symbols, how the probe was built), and the
+    figures; no ``wall``: a kernel broke."""
 
     kernel: str
     baseline: str
     configs: list[str] = []
+    probes: str = ""
     wall: Wall | None = None
 
 
@@ -49,7 +51,7 @@ def compare_wall(
         view.note(f"fewer than {LEAST} replicates a side: no verdict can come of it")
     asked = replace(options, kernels=(kernel,), baseline=baseline, suites=(SUITE,), mode="wall", blocks=blocks)
     folder, verdict = run.run(asked, view)
-    found = WallComparison(kernel, baseline, differing(*kernels))
+    found = WallComparison(kernel, baseline, differing(*kernels), _probes(kernels))
     if verdict.exit_code:
         return folder, found, verdict
     compared = wall.of_run(folder.records(), folder.manifest())
@@ -57,6 +59,16 @@ def compare_wall(
         raise HarnessError(f"{folder.path}: no path was measured in wall time on both kernels")
     told = noticed(compared) if options.lie else decide(compared, allowed)
     return folder, msgspec.structs.replace(found, wall=compared), told
+
+
+def _probes(kernels: Sequence[object]) -> str:
+    """What is told when the two are not measured by one build of the probe; empty if they are."""
+    hosts = [isinstance(one, RunningKernel) and one.kind == "host" for one in kernels]
+    if all(hosts) or not any(hosts):
+        return ""
+    return (
+        "host is measured by the probe inside a Python process, the other by its static program: one source, two builds"
+    )
 
 
 def decide(compared: Wall, allowed: float | None) -> Verdict:

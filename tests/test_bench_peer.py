@@ -11,7 +11,7 @@ import pytest
 
 from kselftests_py.lab import KernelRefused, Lab, PipeChannel, Subject
 from kselftests_py.lab.build import agent
-from kselftests_py.lab.replies import FaultLatency, Histogram
+from kselftests_py.lab.replies import Histogram, Throughput
 
 PAGES, PASSES = 50, 4
 
@@ -34,8 +34,9 @@ def test_both_see_each_page_fault_once_a_pass(tmp_path: Path) -> None:
 
 def test_the_probe_subtracts_its_clock_readings() -> None:
     class Fake:
-        def fault_latency(self, **_: object) -> FaultLatency:
-            return FaultLatency(Histogram("ticks", [(1000, 3), (5000, 1)]), Histogram("ticks", [(40, 1), (60, 1)]), 4)
+        def fault_throughput(self, **_: object) -> Throughput:
+            accesses, clock_reads = [(1000, 3), (5000, 1)], [(40, 1), (60, 1)]
+            return Throughput(Histogram("ticks", accesses), Histogram("ticks", clock_reads), 4, 4, 9000)
 
     assert bench_peer.probe(cast(Subject, Fake()), 4, 1) == (4, 2000 - 50, 50)
 

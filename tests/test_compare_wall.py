@@ -24,6 +24,7 @@ from kselftests_py.lab.replies import Histogram, PathCost
 from kselftests_py.measure.shift import CANNOT_TELL, FASTER, SAME, SLOWER
 from kselftests_py.pytest_plugin.station import clock_fault
 from kselftests_py.reports import html, junit, shifts
+from kselftests_py.reports.comparison import NOTHING
 from kselftests_py.reports.terminal import TerminalView
 from kselftests_py.results import Manifest, Metric, Outcome, Record, RunFolder, judge, wall
 from kselftests_py.results.wall import Wall
@@ -80,7 +81,9 @@ def test_each_path_has_a_verdict(head: float, verdict: str) -> None:
 def test_samples_are_no_replicates() -> None:
     """A thousand samples of one boot say nothing of the next boot."""
     records = blocks(OLD, ASYNC, 1000)[:1] + blocks(NEW, ASYNC, 2000)[:1]
-    assert compared(records).changes[0].verdict == CANNOT_TELL
+    (change,) = compared(records).changes
+    assert change.verdict == CANNOT_TELL
+    assert shifts.row(change)[-3:] == [NOTHING, NOTHING, CANNOT_TELL]
 
 
 def test_a_rate_is_compared_as_what_each_one_takes() -> None:
@@ -206,6 +209,19 @@ def _compare(folder: RunFolder, monkeypatch: pytest.MonkeyPatch) -> tuple[Any, A
     monkeypatch.setattr(compare_wall, "resolve", lambda *_: None)
     _, found, verdict = compare_wall.compare_wall(Options(), NEW, OLD, 0.0, TerminalView(Console(quiet=True)))
     return found, verdict
+
+
+@pytest.mark.parametrize(
+    ("specs", "told"),
+    [(("host", "host"), False), (("ssh:root@a", "ssh:root@b"), False), (("ssh:root@a", "host"), True)],
+)
+def test_two_builds_of_the_probe_are_told(
+    specs: tuple[str, str], told: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = factory.run_folder(tmp_path / "run", blocks(OLD, ASYNC, 1) + blocks(NEW, ASYNC, 1), manifest())
+    monkeypatch.setattr(compare_wall.run, "run", lambda *_: (folder, judge(folder.records(), folder.manifest())))
+    _, found, _ = compare_wall.compare_wall(Options(), *specs, None, TerminalView(Console(quiet=True)))
+    assert ("two builds" in found.probes) == told
 
 
 @pytest.mark.parametrize(

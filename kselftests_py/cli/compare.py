@@ -138,7 +138,7 @@ def _show_wall(found: compare_wall.WallComparison, folder: RunFolder, view: Term
             view.console.print(table, highlight=False)
         for entry in manifest.kernels:
             view.note(f"{entry.label}: {', '.join(f'{name} {value}' for name, value in entry.noise.items())}")
-    for text in _differences(found.configs):
+    for text in [*_differences(found.configs), *([found.probes] if found.probes else [])]:
         view.note(text)
 
 

@@ -8,7 +8,7 @@ from rich.table import Table
 from rich.text import Text
 
 from kselftests_py.measure import TAILS
-from kselftests_py.measure.shift import FASTER, SAME, SLOWER
+from kselftests_py.measure.shift import FASTER, LEAST, SAME, SLOWER
 from kselftests_py.reports.comparison import NOTHING, format_number, format_tails
 from kselftests_py.reports.text import one_line
 from kselftests_py.results.wall import Wall, WallChange
@@ -24,8 +24,10 @@ def row(change: WallChange, *, relative: bool = False) -> list[str]:
     """
     shift = change.shift
     figures = [NOTHING, NOTHING] if relative else [format_number(one) for one in (shift.base, shift.head)]
-    interval = f"{_share(change, shift.low)} to {_share(change, shift.high)}"
-    return [*figures, _share(change, shift.more), interval, f"{change.p:.3f}", change.verdict]
+    told = [f"{_share(change, shift.low)} to {_share(change, shift.high)}", f"{change.p:.3f}"]
+    if min(shift.replicates) < LEAST:  # too few for either
+        told = [NOTHING, NOTHING]
+    return [*figures, _share(change, shift.more), *told, change.verdict]
 
 
 def percentiles(change: WallChange) -> list[str]:
