@@ -11,6 +11,7 @@ from typing import Any
 import hypothesis
 import msgspec
 from hypothesis import HealthCheck, Phase, Verbosity
+from hypothesis.configuration import set_hypothesis_home_dir
 from hypothesis.errors import HypothesisException
 
 from kselftests_py.errors import HarnessError
@@ -21,6 +22,7 @@ from kselftests_py.explore.ground import Ground
 from kselftests_py.explore.judge import WHY, judge, readable
 from kselftests_py.explore.reduce import reduce
 from kselftests_py.machines.machine import Loss, MachineLost
+from kselftests_py.paths import cache_dir
 
 BATCH = 100
 """Sequences that Hypothesis chooses from one seed."""
@@ -150,6 +152,7 @@ class Explorer:
             report_multiple_bugs=False,
         )
 
+        set_hypothesis_home_dir(cache_dir() / "hypothesis")  # else it makes a folder where it is started
         broken: list[Exception] = []
 
         def one(sequence: s.Sequence) -> None:
