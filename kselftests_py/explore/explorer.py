@@ -17,7 +17,7 @@ from hypothesis.errors import HypothesisException
 from kselftests_py.errors import HarnessError
 from kselftests_py.explore import execute, known
 from kselftests_py.explore import steps as s
-from kselftests_py.explore.generate import LENGTH, Offer, sequences
+from kselftests_py.explore.generate import Offer, sequences
 from kselftests_py.explore.ground import Ground
 from kselftests_py.explore.judge import WHY, judge, readable
 from kselftests_py.explore.reduce import reduce
@@ -91,10 +91,9 @@ class Explorer:
         note: Callable[[str], None],
         found: Callable[[Found], None],
         control: str | None = None,
-        length: int = LENGTH,
     ) -> None:
         self._ground, self._offer, self._seed, self._note, self._found = ground, offer, seed, note, found
-        self._control, self._length = control, length
+        self._control = control
         self.count = Count()
         self._seen: set[tuple[str, ...]] = set()
         self._lost = 0
@@ -164,7 +163,7 @@ class Explorer:
             if fails:
                 raise _Contradiction
 
-        wrapped: Any = hypothesis.given(sequences(self._offer, self._length))(one)
+        wrapped: Any = hypothesis.given(sequences(self._offer))(one)
         try:
             hypothesis.seed(seed)(settings(wrapped))()
         except (_Contradiction, _TimeUp, HypothesisException):  # the last: it stopped failing when its time was up
