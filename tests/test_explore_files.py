@@ -7,7 +7,7 @@ from typing import Any
 
 import msgspec
 import pytest
-from explore_walk import WP, Walk
+from explore_walk import WP
 
 from kselftests_py.errors import UsageError
 from kselftests_py.explore import kept, known
@@ -125,23 +125,6 @@ def test_refused_writeprotect_is_known_ahead_of_the_offending_page_only() -> Non
     assert finding.finding == "F003"
     assert known.recognise(sequence, msgspec.structs.replace(claim, page=1)) is None
     assert known.recognise(sequence, msgspec.structs.replace(claim, seen="no", expected=("yes",))) is None
-
-
-def test_mremap_of_untouched_memory_beside_its_like_is_avoided() -> None:
-    """F027; with EVENT_REMAP, of memory that was written to, or elsewhere it is tried."""
-
-    def tried(*, features: tuple[str, ...] = ("RWP",), count: int = 0, to_first: int = 1) -> bool:
-        walk = Walk(features=features)
-        walk.do(s.Map(kind="anon", pages=4))
-        walk.do(s.Register(uffd=0, mode=("rwp",), region=1, first=0, count=4))
-        if count:
-            walk.do(s.Populate(region=1, first=0, count=count, value=3))
-        return not known.avoided(s.Mremap(region=1, first=0, count=1, to=0, to_first=to_first), walk.model)
-
-    assert not tried()
-    assert not tried(to_first=0)
-    assert tried(features=("RWP", "EVENT_REMAP"))
-    assert tried(count=1)
 
 
 def test_reclaimed_shared_memory_is_known_of_read_write_protection_only() -> None:

@@ -90,6 +90,16 @@ def test_write_protection_lets_reads_pass() -> None:
     assert walk.marked() == [YES, NO]
 
 
+@pytest.mark.parametrize("features", [(*WP, "WP_UNPOPULATED"), (*WP, "WP_ASYNC")])
+def test_missing_page_is_told_before_its_write_protection(features: tuple[str, ...]) -> None:
+    walk = Walk(mode="wp", features=features)
+    walk.do(s.Unregister(uffd=0, region=0, first=0, count=2))
+    walk.do(s.Register(uffd=0, mode=("wp", "missing"), region=0, first=0, count=2))
+    walk.protect()
+    assert walk.access("write", page=1) == {"blocked"}
+    assert {one.message for one in walk.model.expected.accesses[0]} == {"missing+write 0:1"}
+
+
 def test_inaccessible_memory_raises_and_keeps_the_marker() -> None:
     """F7, G1."""
     walk = Walk()

@@ -11,16 +11,18 @@ from typing import Any
 import hypothesis
 import msgspec
 from hypothesis import HealthCheck, Phase, Verbosity
+from hypothesis.configuration import set_hypothesis_home_dir
 from hypothesis.errors import HypothesisException
 
 from kselftests_py.errors import HarnessError
 from kselftests_py.explore import execute, known
 from kselftests_py.explore import steps as s
-from kselftests_py.explore.generate import LENGTH, Offer, sequences
+from kselftests_py.explore.generate import Offer, sequences
 from kselftests_py.explore.ground import Ground
 from kselftests_py.explore.judge import WHY, judge, readable
 from kselftests_py.explore.reduce import reduce
 from kselftests_py.machines.machine import Loss, MachineLost
+from kselftests_py.paths import cache_dir
 
 BATCH = 100
 """Sequences that Hypothesis chooses from one seed."""
@@ -89,10 +91,9 @@ class Explorer:
         note: Callable[[str], None],
         found: Callable[[Found], None],
         control: str | None = None,
-        length: int = LENGTH,
     ) -> None:
         self._ground, self._offer, self._seed, self._note, self._found = ground, offer, seed, note, found
-        self._control, self._length = control, length
+        self._control = control
         self.count = Count()
         self._seen: set[tuple[str, ...]] = set()
         self._lost = 0
@@ -150,6 +151,7 @@ class Explorer:
             report_multiple_bugs=False,
         )
 
+        set_hypothesis_home_dir(cache_dir() / "hypothesis")  # else it makes a folder where it is started
         broken: list[Exception] = []
 
         def one(sequence: s.Sequence) -> None:
@@ -161,7 +163,7 @@ class Explorer:
             if fails:
                 raise _Contradiction
 
-        wrapped: Any = hypothesis.given(sequences(self._offer, self._length))(one)
+        wrapped: Any = hypothesis.given(sequences(self._offer))(one)
         try:
             hypothesis.seed(seed)(settings(wrapped))()
         except (_Contradiction, _TimeUp, HypothesisException):  # the last: it stopped failing when its time was up

@@ -14,7 +14,6 @@ from hypothesis import strategies as st
 
 from kselftests_py.explore import steps as s
 from kselftests_py.explore.execute import categories_of
-from kselftests_py.explore.known import avoided
 from kselftests_py.explore.model import HOLE, Model, Page, Place, Unmodelled
 from kselftests_py.lab import Capabilities, Feature
 from kselftests_py.lab import constants as scan
@@ -85,8 +84,6 @@ class Walk:
     def put(self, step: s.Step) -> bool:
         """Append the step, if the model has an opinion on it."""
         try:
-            if avoided(step, self.model):
-                return False
             self.model.apply(step)
         except Unmodelled:
             return False

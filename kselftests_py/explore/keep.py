@@ -21,10 +21,13 @@ def write(folder: Path, number: int, found: Found, kernel: str) -> Path:
     replay = s.Replay(format=1, sequence=found.sequence, claim=found.claim)
     files = {
         "sequence.txt": "\n".join(in_words(found.sequence, found.claim)) + "\n",
-        "program.c": render(found.sequence, found.claim),
         "finding.md": draft(found.sequence, found.claim, kernel),
         "replay.json": s.encode(replay).decode(),
     }
+    try:
+        files["program.c"] = render(found.sequence, found.claim)
+    except ValueError as error:  # what was found is not lost for it
+        files["sequence.txt"] += f"There is no C program: {error}.\n"
     try:
         place.mkdir()
         for name, text in files.items():

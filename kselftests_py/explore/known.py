@@ -57,39 +57,6 @@ TABLE = (
 )
 
 
-@dataclass(frozen=True)
-class Avoided:
-    """What a finding spoils without showing it at once: such a step is not tried."""
-
-    finding: str
-    what: str
-    fits: Callable[[s.Step, Model], bool]
-
-
-def _merges_when_moved(step: s.Step, before: Model) -> bool:
-    """Only memory that holds nothing, onto a place beside pages of the same registration, without EVENT_REMAP."""
-    if not isinstance(step, s.Mremap):
-        return False
-    moved = before.span(step.process, step.region, step.first, step.count)
-    owner = moved[0].owner
-    if (
-        owner is None
-        or "EVENT_REMAP" in before.uffds[owner].features
-        or any(page.words != frozenset({0}) for page in moved)
-    ):
-        return False
-    beside = ((step.process, step.to, number) for number in (step.to_first - 1, step.to_first + step.count))
-    return any(before.pages[place].owner == owner for place in beside if place in before.pages)
-
-
-AVOIDED = (Avoided("F027", "mremap takes away the registration of the range that it moves to", _merges_when_moved),)
-
-
-def avoided(step: s.Step, model: Model) -> bool:
-    """Whether *step* would end in a known finding that no check after it shows."""
-    return any(one.fits(step, model) for one in AVOIDED)
-
-
 def recognise(sequence: s.Sequence, claim: s.Claim) -> Known | None:
     """The finding that *claim* is, or None."""
     if claim.step >= len(sequence.steps):

@@ -177,6 +177,12 @@ class Model:
         for state in page.states:
             trapped = state.marked and (page.mode == "rwp" or (page.mode == "wp" and write))
             flags, at = ("+write" if write else ""), f"{access.region}:{access.page}"
+            cached = self.files[page.file].cached if page.file else frozenset({False})
+            absent = page.missing and state.entry == "absent"
+            if absent and False in cached:  # whether or not a marker of write protection is there
+                found.append(Branch("blocked", state, f"missing{flags} {at}"))
+            if absent and True not in cached:
+                continue
             if trapped and self._asynchronous(page):
                 found.append(Branch("done", State("present", False)))  # F8
             elif trapped:
@@ -184,11 +190,7 @@ class Model:
                 entries = {state.entry} if page.mode == "rwp" and state.entry == "absent" else {state.entry, "present"}
                 found += [Branch("blocked", State(entry, True), message) for entry in sorted(entries)]
             else:
-                cached = self.files[page.file].cached if page.file else frozenset({False})
-                if page.missing and state.entry == "absent" and False in cached:
-                    found.append(Branch("blocked", state, f"missing{flags} {at}"))
-                if not page.missing or state.entry != "absent" or True in cached:
-                    found.append(Branch("done", State("present", state.marked)))
+                found.append(Branch("done", State("present", state.marked)))
         return found
 
     def _asynchronous(self, page: Page) -> bool:
