@@ -88,10 +88,10 @@ static void on_sigbus(int number, siginfo_t *info, void *context)
 	int saved = errno;
 
 	(void)context;
-	if (handled && within(&handled->loop.mem, (uintptr_t)info->si_addr) && !atomic_load(&handled->err))
-		resolve(handled, (uintptr_t)info->si_addr);
-	else
+	if (!handled || !within(&handled->loop.mem, (uintptr_t)info->si_addr))
 		signal(number, SIG_DFL); /* a fault of another kind: it comes again, and ends the subject */
+	else if (!atomic_load(&handled->err)) /* else nothing is protected any more: the access goes on */
+		resolve(handled, (uintptr_t)info->si_addr);
 	errno = saved;
 }
 
