@@ -202,7 +202,7 @@ def unprotected(case: Case, there: Mapping[str, Region], owner: Subject) -> dict
     return wrong
 
 
-def verdict(wrong: dict[str, str], cells: Iterable[Any], control: str | None) -> None:
+def check_cells(wrong: dict[str, str], cells: Iterable[Any], control: str | None) -> None:
     """:raises AssertionError: something is wrong with a cell. Under a negative *control* every cell must notice it:
     one that does not makes the test pass, and the control count as unnoticed.
     """

@@ -195,6 +195,17 @@ def touched(cell: Cell) -> Page:
     return Page.ACCESSED if cell.protection == "rwp" else Page.WRITTEN
 
 
+def swap_out(case: Case) -> None:
+    """MADV_PAGEOUT of all cells. :raises AssertionError: some page is still resident."""
+    case.subject.call(ops.settle(0))
+    case.each(lambda cell: ops.madvise(cell.region.addr, cell.region.length, "PAGEOUT"))
+    there = case.each(lambda cell: scan(cell, Page.PRESENT))
+    resident = {
+        str(cell): brief(left) for cell, (seen,) in zip(case.cells, there, strict=True) if (left := found(cell, seen))
+    }
+    assert not resident, f"still resident after MADV_PAGEOUT: {resident}"
+
+
 def inherited(case: Case, child: Subject, descriptors: Mapping[int, Uffd]) -> Case:
     """The same memory in a forked *child*, which has a userfaultfd of its own of each of *descriptors*."""
     cells = [
