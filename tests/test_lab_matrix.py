@@ -8,7 +8,7 @@ from typing import Any, cast
 import pytest
 
 from kselftests_py.lab import Region, Subject, Uffd
-from kselftests_py.lab.judgement import accesses, verdict
+from kselftests_py.lab.judgement import accesses, check_cells
 from kselftests_py.lab.kinds import KINDS, NEVER
 from kselftests_py.lab.matrix import Case, Cell, found, marks, runs
 from kselftests_py.lab.operations import Operation, only, rows
@@ -80,8 +80,8 @@ def test_finding_gets_a_row_of_its_own() -> None:
 def test_one_cell_that_does_not_notice_a_control_lets_it_go_unnoticed() -> None:
     cells = [cell("anon"), cell("anon", delivery="async")]
     one, both = {"anon-rwp-sync": "broken"}, {"anon-rwp-sync": "broken", "anon-rwp-async": "broken"}
-    verdict({}, cells, None)
-    verdict(one, cells, "skip_protect")
+    check_cells({}, cells, None)
+    check_cells(one, cells, "skip_protect")
     for wrong, control in ((one, None), (both, "skip_protect")):
         with pytest.raises(AssertionError, match="anon-rwp-sync: broken"):
-            verdict(wrong, cells, control)
+            check_cells(wrong, cells, control)

@@ -90,7 +90,7 @@ def _steps(cell: Cell, actors: Iterator[int], close: bool) -> Steps:
         "end": _finish(cell, close),
         "woken": [ops.latest_ticket(actor, "done", WAIT_MS) for actor in crew.values()],
         "left": [pagemap(cell)],
-        "sums": [ops.checksum(cell.region[a], (b - a), cell.region.page_size) for a, b in runs(cell.left)],
+        "sums": cell.sums_of(cell.region),
     }
 
 
@@ -122,9 +122,8 @@ def _check(cell: Cell, seen: Mapping[str, list[Any]]) -> None:
     assert not asleep, f"asleep though nothing is protected any more: {brief(asleep)}"
     left = marks(cell, seen["left"][0].entries)
     assert not left, f"markers that stay: {brief(left)}"
-    sums = [text for answer in seen["sums"] for text in answer.sums]
-    changed = [page for page, text in zip(cell.left, sums, strict=True) if text != cell.sums[page]]
-    assert not changed, f"pages with other bytes than before: {brief(changed)}"
+    changed = cell.changed(seen["sums"])
+    assert not changed, f"other bytes than before in the pages (of {cell.unit} bytes) {brief(changed)}"
 
 
 def _access(cell: Cell, access: tuple[int, str], actor: int, wanted: str | None) -> list[Op[Any]]:
@@ -191,20 +190,19 @@ def unprotected(case: Case, there: Mapping[str, Region], owner: Subject) -> dict
         answers = owner.batch(
             pagemap(now),
             *[op for access, actor in zip(tried, actors, strict=False) for op in _access(now, access, actor, "done")],
-            *[ops.checksum(now.region[a], b - a, now.region.page_size) for a, b in runs(cell.left)],
+            *cell.sums_of(now.region),
         )
         states = [answer.state for answer in answers[2 : 1 + 2 * len(tried) : 2]]
-        sums = [text for answer in answers[1 + 2 * len(tried) :] for text in answer.sums]
         if marked := marks(now, answers[0].entries):
             wrong[str(cell)] = f"markers where no userfaultfd is: {brief(marked)}"
         elif set(states) - {"done"}:
             wrong[str(cell)], actors = f"accesses that do not pass: {states}", []
-        elif sums != [cell.sums[page] for page in cell.left]:
+        elif cell.changed(answers[1 + 2 * len(tried) :]):
             wrong[str(cell)] = "other bytes than before"
     return wrong
 
 
-def verdict(wrong: dict[str, str], cells: Iterable[Any], control: str | None) -> None:
+def check_cells(wrong: dict[str, str], cells: Iterable[Any], control: str | None) -> None:
     """:raises AssertionError: something is wrong with a cell. Under a negative *control* every cell must notice it:
     one that does not makes the test pass, and the control count as unnoticed.
     """

@@ -35,7 +35,7 @@ class Cell:
     subject: Subject
     owner: Subject
     values: dict[int, int] = field(default_factory=dict)
-    sums: list[str] = field(default_factory=list)
+    sums: dict[int, str] = field(default_factory=dict)
     gone: range = range(0)
     """Pages that the operation has taken away on purpose."""
 
@@ -54,6 +54,36 @@ class Cell:
     @property
     def free(self) -> set[int]:
         return set(self.left) - self.armed
+
+    @property
+    def unit(self) -> int:
+        """Bytes of what is filled and compared as one."""
+        return PAGEMAP_GRAIN if self.sampled else self.region.page_size
+
+    @property
+    def sampled(self) -> bool:
+        """Of huge pages the sync cell compares all bytes, the async one parts: they cost most of the time."""
+        return self.delivery == "async" and (self.kind.huge or self.region.page_size > PAGEMAP_GRAIN)
+
+    @property
+    def watched(self) -> list[int]:
+        """Numbers, in units, of what is filled and compared, and is still there."""
+        step = self.region.page_size // self.unit
+        units = set(range(len(self.region) * step))
+        if self.sampled:
+            each = range(0, len(units), step if step > 1 else len(units))  # each huge page is to be there
+            ends = {*range(8), *range(len(units) - 8, len(units))}
+            units = ends | set(each) | {page * step for page, _ in self.kind.accessed}
+        return sorted(unit for unit in units if unit // step not in self.gone)
+
+    def sums_of(self, region: Region) -> list[Op[Any]]:
+        """Checksums of what is watched, in *region*, which may lie elsewhere by now."""
+        return [ops.checksum(region.addr + a * self.unit, b - a, self.unit) for a, b in runs(self.watched)]
+
+    def changed(self, answers: Iterable[Any]) -> list[int]:
+        """Units with another checksum than at first, given the answers to ``sums_of``."""
+        now = [text for answer in answers for text in answer.sums]
+        return [unit for unit, text in zip(self.watched, now, strict=True) if text != self.sums[unit]]
 
 
 @dataclass(frozen=True)
@@ -96,9 +126,10 @@ def prepared(subject: Subject, kinds: Iterable[str], protection: str, extra: int
         cells.append(Cell(kind, protection, delivery, region, uffd, subject, subject))
     case = Case(subject, cells)
     for cell, answers in zip(cells, case.each(_fill), strict=True):
-        words = [page for page, how in cell.kind.accessed if how == "write"]
-        cell.sums = answers[-1].sums
-        cell.values = dict(zip(words, (answer.value for answer in answers[-1 - len(words) : -1]), strict=True))
+        words, spans = [page for page, how in cell.kind.accessed if how == "write"], len(runs(cell.watched))
+        values, sums = answers[:-spans], answers[-spans:]
+        cell.sums = dict(zip(cell.watched, (text for answer in sums for text in answer.sums), strict=True))
+        cell.values = dict(zip(words, (answer.value for answer in values[len(values) - len(words) :]), strict=True))
     if pinned:
         case.each(lambda cell: ops.pin(cell.region.addr, cell.region.length))
     case.each(_protect)
@@ -107,13 +138,16 @@ def prepared(subject: Subject, kinds: Iterable[str], protection: str, extra: int
 
 def _fill(cell: Cell) -> list[Op[Any]]:
     region, kind = cell.region, cell.kind
-    written = {"written": len(region), "both": len(region) // 2, "read": 0}[kind.filled]
-    batch: list[Op[Any]] = [ops.stamp(region.addr, written, region.page_size, 1)] if written else []
+    written = {"written": len(region), "both": len(region) // 2, "read": 0}[kind.filled] * region.page_size
+    batch: list[Op[Any]] = [
+        ops.stamp(region.addr + first * cell.unit, behind - first, cell.unit, 1)
+        for first, behind in runs(unit for unit in cell.watched if unit * cell.unit < written)
+    ]
     batch += [ops.poke(region[page] + CODE, RETURNS) for page, how in kind.accessed if how == "exec"]
     if kind.prot == READ_EXEC:
         batch.append(ops.mprotect(region.addr, region.length, kind.prot))
     batch += [ops.peek(region[page]) for page, how in kind.accessed if how == "write"]
-    return [*batch, ops.checksum(region.addr, len(region), region.page_size)]
+    return [*batch, *cell.sums_of(region)]
 
 
 def _protect(cell: Cell) -> list[Op[Any]]:
@@ -159,6 +193,17 @@ def found(cell: Cell, answer: Any) -> set[int]:
 def touched(cell: Cell) -> Page:
     """What PAGEMAP_SCAN calls a page that was accessed (RWP) or written (WP) since it was protected."""
     return Page.ACCESSED if cell.protection == "rwp" else Page.WRITTEN
+
+
+def swap_out(case: Case) -> None:
+    """MADV_PAGEOUT of all cells. :raises AssertionError: some page is still resident."""
+    case.subject.call(ops.settle(0))
+    case.each(lambda cell: ops.madvise(cell.region.addr, cell.region.length, "PAGEOUT"))
+    there = case.each(lambda cell: scan(cell, Page.PRESENT))
+    resident = {
+        str(cell): brief(left) for cell, (seen,) in zip(case.cells, there, strict=True) if (left := found(cell, seen))
+    }
+    assert not resident, f"still resident after MADV_PAGEOUT: {resident}"
 
 
 def inherited(case: Case, child: Subject, descriptors: Mapping[int, Uffd]) -> Case:

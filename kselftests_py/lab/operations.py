@@ -46,7 +46,7 @@ class Operation:
 
 
 Row = Callable[[Operation, str, Iterable[str]], None]
-"""The fixture ``survives``: an operation, a protection, and the kinds to try it on."""
+"""The fixture ``check_row``: an operation, a protection, and the kinds to try it on."""
 
 
 def only(kinds: Collection[str], reason: str) -> dict[str, str]:
@@ -78,7 +78,7 @@ def survive(subject: Subject, operation: Operation, protection: str, kinds: Iter
     case = matrix.prepared(subject, kinds, protection, operation.extra)
     try:
         operation.do(case)
-        judgement.verdict(judgement.judge(case), case.cells, control)
+        judgement.check_cells(judgement.judge(case), case.cells, control)
     finally:
         for child in case.children:
             child.end()

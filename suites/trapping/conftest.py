@@ -34,7 +34,7 @@ def here(
 
 
 @pytest.fixture
-def survives(
+def check_row(
     subject: Subject, here: Callable[[str, Iterable[str]], list[str]], kst_control: str | None
 ) -> Callable[[Operation, str, Iterable[str]], None]:
     """Protect, operate, judge: one row of the matrix."""

@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 
 from kselftests_py.lab import Capabilities, Subject, ops
-from kselftests_py.lab.judgement import judge, verdict
+from kselftests_py.lab.judgement import check_cells, judge
 from kselftests_py.lab.kinds import HUGETLB, KINDS, NEVER, NONE, READ, READ_WRITE
 from kselftests_py.lab.matrix import Case, Cell, brief, marks, pagemap, prepared
 from kselftests_py.lab.operations import BY, Operation, Row, only, rows
@@ -105,7 +105,7 @@ def test_protection_survives_each_step(
             markers = marks(cell, entries.entries)
             if markers != cell.armed:
                 wrong.setdefault(str(cell), f"markers after {name}: {brief(markers)} instead of {brief(cell.armed)}")
-    verdict(judge(case) | wrong, case.cells, kst_control)
+    check_cells(judge(case) | wrong, case.cells, kst_control)
 
 
 def neighbour_unmapped(case: Case) -> None:
@@ -133,6 +133,6 @@ OPERATIONS = [
 @pytest.mark.contract("I2", "I3")
 @pytest.mark.control("skip_protect", "invert_marker")
 @pytest.mark.parametrize(("operation", "protection", "kinds"), rows(OPERATIONS))
-def test_protection_survives(survives: Row, operation: Operation, protection: str, kinds: tuple[str, ...]) -> None:
+def test_protection_survives(check_row: Row, operation: Operation, protection: str, kinds: tuple[str, ...]) -> None:
     """Pages that were protected before the operation have the marker and trap; the others neither; no byte changed."""
-    survives(operation, protection, kinds)
+    check_row(operation, protection, kinds)

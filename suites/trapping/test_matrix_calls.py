@@ -14,7 +14,7 @@ import pytest
 from kselftests_py.lab import RWP, WP, WRITE, Fault, KernelRefused, Page, Region, Subject, ops
 from kselftests_py.lab.cases import track
 from kselftests_py.lab.constants import fault_bits
-from kselftests_py.lab.judgement import verdict
+from kselftests_py.lab.judgement import check_cells
 from kselftests_py.lab.kinds import HUGE, KINDS, NEVER
 from kselftests_py.lab.matrix import Case, Cell, found, marks, prepared, scan, touched
 from kselftests_py.lab.operations import BY, NEEDS
@@ -75,7 +75,7 @@ def test_bringing_in_is_an_access(
         elif (end.state, end.value) != ("done", 0):
             wrong[str(cell)] = f"{how} at the end is {end.state}, errno {end.value}"
     # Where write protection stops nothing, there is nothing that a control could spoil.
-    verdict(wrong, [cell for cell in case.cells if protection == "rwp" or _writes(cell, how)], kst_control)
+    check_cells(wrong, [cell for cell in case.cells if protection == "rwp" or _writes(cell, how)], kst_control)
 
 
 def _collapses() -> list[object]:
@@ -184,4 +184,4 @@ def test_mappings_merge_again(subject: Subject, here: Here, kst_control: str | N
             wrong[name] = f"VMAs before, with a hole, after: {before[name]}, {split[name]}, {after[name]}"
         elif marks(cell, entries.entries):
             wrong[name] = "markers where no userfaultfd is"
-    verdict(wrong, case.cells, kst_control)
+    check_cells(wrong, case.cells, kst_control)

@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 import pytest
 
 from kselftests_py.lab import Feature, Subject, ops
-from kselftests_py.lab.judgement import judge, verdict
+from kselftests_py.lab.judgement import check_cells, judge
 from kselftests_py.lab.kinds import HUGETLB, KINDS, NEVER
 from kselftests_py.lab.matrix import Case, Cell, marks, prepared, runs
 from kselftests_py.lab.operations import NEEDS, Operation, Row, only, rows
@@ -85,7 +85,7 @@ def test_dropped_page_is_free(subject: Subject, here: Here, kst_control: str | N
     wrong = _check_dropped(case, drop)
     for cell in case.cells:
         cell.gone = range(_dropped(cell), _dropped(cell) + 1)
-    verdict(judge(case) | wrong, case.cells, kst_control)
+    check_cells(judge(case) | wrong, case.cells, kst_control)
 
 
 def _check_dropped(case: Case, drop: Drop) -> dict[str, str]:
@@ -136,7 +136,7 @@ SURVIVORS = [
 @pytest.mark.control("skip_protect", "invert_marker")
 @pytest.mark.parametrize(("operation", "protection", "kinds"), rows(SURVIVORS))
 def test_write_protection_outlives_the_page(
-    survives: Row, operation: Operation, protection: str, kinds: tuple[str, ...]
+    check_row: Row, operation: Operation, protection: str, kinds: tuple[str, ...]
 ) -> None:
     """MADV_DONTNEED of shared memory drops pages; write protection and its markers stay. Source: userfaultfd.rst."""
-    survives(operation, protection, kinds)
+    check_row(operation, protection, kinds)

@@ -12,10 +12,10 @@ from dataclasses import replace
 
 import pytest
 
-from kselftests_py.lab import Feature, Page, Region, Subject, ops
-from kselftests_py.lab.judgement import judge, unprotected, verdict
+from kselftests_py.lab import Feature, Region, Subject, ops
+from kselftests_py.lab.judgement import check_cells, judge, unprotected
 from kselftests_py.lab.kinds import HUGETLB, KINDS, NEVER
-from kselftests_py.lab.matrix import Case, found, inherited, prepared, scan
+from kselftests_py.lab.matrix import Case, inherited, prepared, swap_out
 from kselftests_py.lab.operations import BY
 
 Here = Callable[[str, Iterable[str]], list[str]]
@@ -31,13 +31,6 @@ def _kinds(protection: str, wanted: Iterable[str] = tuple(KINDS)) -> list[str]:
 
 def _there(case: Case, child: Subject) -> dict[str, Region]:
     return {str(cell): replace(cell.region, subject=child) for cell in case.cells}
-
-
-def _swap_out(case: Case) -> None:
-    case.subject.call(ops.settle(0))
-    case.each(lambda cell: ops.madvise(cell.region.addr, cell.region.length, "PAGEOUT"))
-    resident = case.each(lambda cell: scan(cell, Page.PRESENT))
-    assert not any(found(cell, seen) for cell, (seen,) in zip(case.cells, resident, strict=True))
 
 
 WAYS = [
@@ -57,7 +50,7 @@ def test_child_is_left_alone(subject: Subject, here: Here, kst_control: str | No
     wanted = SWAPPED if way == "swapped" else [name for name in KINDS if way != "not_inherited" or name not in HUGETLB]
     case = prepared(subject, here(f"{way}-{protection}", _kinds(protection, wanted)), protection)
     if way == "swapped":
-        _swap_out(case)
+        swap_out(case)
     if way == "not_inherited":  # MADV_DOFORK refuses hugetlb
         case.each(lambda cell: ops.madvise(cell.region.addr, cell.region.length, "DONTFORK"))
     child, _ = subject.fork()
@@ -71,7 +64,7 @@ def test_child_is_left_alone(subject: Subject, here: Here, kst_control: str | No
             wrong |= unprotected(case, _there(case, child), child)
     if way != "parent_first":
         wrong |= judge(case)
-    verdict(wrong, case.cells, kst_control)
+    check_cells(wrong, case.cells, kst_control)
 
 
 EVENT_WAYS = [
@@ -98,7 +91,7 @@ def test_child_is_protected_too(
     kinds = here(f"{way}-{protection}", _kinds(protection, wanted))
     case = prepared(subject, kinds, protection, Feature.EVENT_FORK, pinned=way == "pinned")
     if way == "swapped":
-        _swap_out(case)
+        swap_out(case)
     child, descriptors = subject.fork_each()
     with child:
         assert set(descriptors) == {cell.uffd.handle for cell in case.cells}
@@ -107,7 +100,7 @@ def test_child_is_protected_too(
             wrong |= judge(inherited(case, child, descriptors))
     if way != "parent_first":
         wrong |= judge(case)
-    verdict(wrong, case.cells, kst_control)
+    check_cells(wrong, case.cells, kst_control)
 
 
 def _first_read_only(case: Case) -> None:
@@ -122,7 +115,7 @@ STATES = [
     pytest.param(None, id="protected"),
     pytest.param(_first_read_only, id="split"),
     pytest.param(_forked, id="forked"),
-    pytest.param(_swap_out, id="swapped", marks=pytest.mark.needs("swap")),
+    pytest.param(swap_out, id="swapped", marks=pytest.mark.needs("swap")),
 ]
 
 
@@ -136,7 +129,7 @@ def test_killed_while_threads_wait(
 
     Source: I1, I9; userfaultfd_release(), exit_mmap(): the log is watched, and a process that does not end is a HANG.
     """
-    wanted = SWAPPED if state is _swap_out else KINDS
+    wanted = SWAPPED if state is swap_out else KINDS
     case = prepared(subject, here(f"killed-{protection}", _kinds(protection, wanted)), protection)
     if state is not None:
         state(case)

@@ -13,7 +13,7 @@ import pytest
 
 from kselftests_py.lab import MINOR, MISSING, RWP, Feature, Region, Subject, ops
 from kselftests_py.lab.cases import DISTINCT_KINDS
-from kselftests_py.lab.judgement import judge, unprotected, verdict
+from kselftests_py.lab.judgement import check_cells, judge, unprotected
 from kselftests_py.lab.kinds import HUGETLB, KINDS, NEVER
 from kselftests_py.lab.matrix import Case, prepared
 from kselftests_py.lab.operations import BY
@@ -67,7 +67,7 @@ def test_markers_go_along(subject: Subject, here: Here, kst_control: str | None,
     there = _remap(case, way)
     for cell in case.cells:
         cell.region = there[str(cell)]
-    verdict(judge(case), case.cells, kst_control)
+    check_cells(judge(case), case.cells, kst_control)
 
 
 @pytest.mark.contract("V2", "I2", "I5")
@@ -81,7 +81,7 @@ def test_markers_stay_behind(subject: Subject, here: Here, kst_control: str | No
     case = prepared(subject, here(f"{way}-{protection}", _kinds(protection, way)), protection)
     there = _remap(case, way)
     wrong = judge(case) if way == "shrink" else unprotected(case, there, subject)
-    verdict(wrong, case.cells, kst_control)
+    check_cells(wrong, case.cells, kst_control)
 
 
 @pytest.mark.contract("I7", "X5")

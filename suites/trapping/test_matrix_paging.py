@@ -11,7 +11,7 @@ import pytest
 
 from kselftests_py.lab import RWP, KernelRefused, Page, Subject, ops
 from kselftests_py.lab.kinds import HUGE, HUGETLB
-from kselftests_py.lab.matrix import Case, brief, found, scan
+from kselftests_py.lab.matrix import Case, found, scan, swap_out
 from kselftests_py.lab.operations import NEEDS, Operation, Row, only, rows
 
 KPF_COMPOUND = 1 << 15 | 1 << 16
@@ -28,13 +28,7 @@ def _advise(case: Case, advice: str) -> None:
 
 def pageout(case: Case) -> None:
     """try_to_unmap_one(), swp_pte_prepare(), do_swap_page(); shmem: cond_install_uffd_wp_ptes(), shmem_fault()."""
-    case.subject.call(ops.settle(0))
-    _advise(case, "PAGEOUT")
-    there = case.each(lambda cell: scan(cell, Page.PRESENT))
-    resident = {
-        str(cell): brief(pages) for cell, (seen,) in zip(case.cells, there, strict=True) if (pages := found(cell, seen))
-    }
-    assert not resident, f"still resident after MADV_PAGEOUT: {resident}"
+    swap_out(case)
 
 
 def swapoff(case: Case) -> None:
@@ -218,9 +212,9 @@ OPERATIONS = [
 @pytest.mark.contract("F9", "P22", "I2", "I3", "I4", "I5")
 @pytest.mark.control("skip_protect", "invert_marker")
 @pytest.mark.parametrize(("operation", "protection", "kinds"), rows(OPERATIONS))
-def test_protection_survives(survives: Row, operation: Operation, protection: str, kinds: tuple[str, ...]) -> None:
+def test_protection_survives(check_row: Row, operation: Operation, protection: str, kinds: tuple[str, ...]) -> None:
     """Pages that were protected before the operation have the marker and trap; the others neither; no byte changed."""
-    survives(operation, protection, kinds)
+    check_row(operation, protection, kinds)
 
 
 @pytest.mark.contract("I8", "P15")

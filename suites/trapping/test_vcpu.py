@@ -42,7 +42,7 @@ ACCESSES = [("read", RWP), ("write", RWP | WRITE), ("exec", RWP)]
 PAGES = 4
 THP_PAGES = 512  # of 4 KiB in a huge page
 RETURN = 0xC3  # what a fetch executes
-ROUNDS = 25
+ROUNDS = 12
 PROGRESS_MS = 10_000  # two accesses take no millisecond where the machine is idle
 
 
