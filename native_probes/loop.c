@@ -5,7 +5,6 @@
 #include "uapi.h"
 
 #include <errno.h>
-#include <malloc.h>
 #include <pthread.h>
 #include <sched.h>
 #include <string.h>
@@ -174,9 +173,6 @@ json_t *kst_loop_init(struct kst_loop *l, const struct kst_subject *s, const jso
 	l->overhead = kst_hist_new();
 	if (!l->hist || !l->second || !l->overhead)
 		return kst_errno(ENOMEM, "mmap of a histogram");
-	/* What the agent had on its heap when it made us, such as a kernel's log, would be copied by fork and freed by exit. */
-	if (l->tsc)
-		malloc_trim(0);
 	run_alone(l, true);
 	measure_overhead(l);
 	return NULL;

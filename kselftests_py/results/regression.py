@@ -23,9 +23,9 @@ NOISE: list[tuple[dict[str, tuple[str, ...]], float]] = [
     ({"path": ("waterfall",)}, 0.02),
     # A process is made, or taken down: its id, stack, counters and page tables come from allocators with a memory.
     ({"path": ("fork",)}, 0.006),
-    ({"path": ("exit",)}, 0.002),
-    # Digits of inode numbers, which the guest's root gets from this machine.
-    ({"path": ("smaps",)}, 0.0005),
+    ({"path": ("exit",)}, 0.003),
+    # Digits: of inode numbers, which the guest's root gets from this machine, and of the pages of the heap.
+    ({"path": ("smaps",)}, 0.001),
     ({"path": ("move",)}, 0.0005),
     # Millions of instructions: some timer ticks are among them, and not all of those do the same.
     ({"pages": ("262144",)}, 0.0001),
