@@ -262,7 +262,8 @@ class Code:
             call = f"(long){call}" if isinstance(step, s.Mremap) else call
         if isinstance(step, s.Mremap) and "EVENT_REMAP" in self.objects.features:
             return ["start_reading();", call], ["stop_reading();"]
-        return [call], []
+        drains = isinstance(step, s.Madvise) and step.advice == "PAGEOUT"
+        return [*(["drain();"] if drains else []), call], []
 
     def _ioctl(self, number: int, step: Any) -> list[str]:
         """The ioctls of a userfaultfd on a range."""

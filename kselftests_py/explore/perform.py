@@ -86,6 +86,8 @@ def mprotect(run: Runner, step: s.Mprotect) -> None:
 
 
 def madvise(run: Runner, step: s.Madvise) -> None:
+    if step.advice == "PAGEOUT":
+        run.add(step.process, ops.settle(0))
     run.call(step.process, ops.madvise(*run.range(step), step.advice))
 
 

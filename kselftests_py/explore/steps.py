@@ -202,7 +202,10 @@ class Mprotect(_Range, frozen=True, kw_only=True):
 
 
 class Madvise(_Range, frozen=True, kw_only=True):
-    """madvise(2) of the range with MADV_ ``advice``, by ``process``."""
+    """madvise(2) of the range with MADV_ ``advice``, by ``process``. Before ``PAGEOUT`` the lists are drained on which
+    each CPU keeps pages that were added lately, and where reclaim does not look (MADV_COLD of a page of one's own, on
+    each CPU).
+    """
 
     process: Process = 0
     advice: Advice
