@@ -294,3 +294,23 @@ def test_cached_neighbours_stay_cold(subject: Subject, kind: str) -> None:
     uffd.register(region, RWP)
     assert subject.actor().read(region[9]).done
     assert region.accessed_pages() == {9}
+
+
+@contract("I2", "I3")
+@pytest.mark.control("skip_protect", "invert_marker")
+def test_neighbour_of_what_is_moved_stays_registered(subject: Subject) -> None:
+    """What mremap, without EVENT_REMAP, puts beside memory of the same descriptor does not take its registration away.
+
+    Source: vma_merge_copied_range(): "If not registered for remap, uffd context will be cleared"; F027 (6.18); I2, I3.
+    """
+    region, uffd = track(subject, "anon", "rwp", "sync", 2, populated=slice(0, 1))
+    moved = subject.region("anon", 1)  # not touched: only such a mapping merges wherever it is put
+    uffd.register(moved, RWP)
+    uffd.protect(region[:1])
+    subject.call(ops.mremap(moved.addr, moved.length, moved.length, MAYMOVE_FIXED, region[1]))
+    assert region.marked_pages() == {0}
+    access = subject.actor().read(region[0])
+    assert access.blocked
+    assert uffd.next_fault() == Fault(region[0], RWP)
+    uffd.resolve(region[:1])
+    assert access.done
