@@ -61,11 +61,22 @@ static bool may(struct kst_vcpu *v, const char *what, long outcome)
 	return outcome >= 0;
 }
 
+/* Registering the MMU notifier gives up where a signal is pending (mm_take_all_locks()), as when a child has just ended. */
+static int create(int fd, unsigned long request)
+{
+	int made;
+
+	do
+		made = ioctl(fd, request, 0);
+	while (made < 0 && errno == EINTR);
+	return made;
+}
+
 static bool open_vm(struct kst_vcpu *v)
 {
 	return may(v, "/dev/kvm", v->kvm = open("/dev/kvm", O_RDWR | O_CLOEXEC)) &&
-	       may(v, "KVM_CREATE_VM", v->vm = ioctl(v->kvm, KVM_CREATE_VM, 0)) &&
-	       may(v, "KVM_CREATE_VCPU", v->fd = ioctl(v->vm, KVM_CREATE_VCPU, 0));
+	       may(v, "KVM_CREATE_VM", v->vm = create(v->kvm, KVM_CREATE_VM)) &&
+	       may(v, "KVM_CREATE_VCPU", v->fd = create(v->vm, KVM_CREATE_VCPU));
 }
 
 static void close_vm(struct kst_vcpu *v)
