@@ -281,6 +281,35 @@ def test_every_step_compiles(tmp_path: Path) -> None:
     assert [line.split(":")[0] for line in in_words(ALL)] == [str(number) for number in range(end)]
 
 
+def alone(step: s.Step) -> s.Sequence:
+    """The step, and of ALL no more than what makes the objects that it names."""
+    uffd = hasattr(step, "uffd") or getattr(step, "event", None) is not None
+    other = getattr(step, "process", 0) > 0 or getattr(step, "actor", 0) > 0
+    wanted = (s.Map, *((s.Open,) if uffd or other else ()), *((s.Thread,) if hasattr(step, "actor") else ()))
+    made = [one for one in ALL.steps if isinstance(one, (*wanted, s.Fork) if other else wanted)]
+    return s.Sequence(steps=(*made, step))
+
+
+def test_every_step_compiles_alone(tmp_path: Path) -> None:
+    """What a program includes and defines is chosen by what is in it: a step may lean on nothing that others bring."""
+    each = {(type(step), getattr(step, "advice", "")): alone(step) for step in ALL.steps}
+    for number, sequence in enumerate(each.values()):
+        program = tmp_path / f"{number}.c"
+        program.write_text(render(sequence, s.Claim(step=len(sequence.steps) - 1, check="hang")))
+    command = [
+        "gcc",
+        "-std=gnu11",
+        "-Wall",
+        "-Wextra",
+        "-Werror",
+        "-O2",
+        "-fsyntax-only",
+        *map(str, tmp_path.glob("*.c")),
+    ]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+
+
 def test_what_the_machine_lacks_exits_4(tmp_path: Path) -> None:
     many = s.Sequence(steps=(s.Map(kind="hugetlb", pages=s.PAGES_MAX), s.Map(kind="hugetlb", pages=s.PAGES_MAX)))
     text = render(many, s.Claim(step=2, check="hang"))

@@ -170,8 +170,15 @@ def _access(walk: Walk, raw: Raw) -> s.Step | None:
         return None
     actor = idle[raw.d % len(idle)]
     process = walk.model.actors[actor].process
-    at = near(walk, raw, lambda place, page: place[0] == process and any(one.marked for one in page.states))
-    at = at or raw.range(walk)
+    marked = raw.a % 2 == 0 or len(walk.model.alive) == 1
+
+    def fits(place: Place, page: Page) -> bool:
+        """Protected; or, after a fork, private and there: neither side may see the other's writes (I6)."""
+        if place[0] != process:
+            return False
+        return any(one.marked == marked and one.entry != "absent" for one in page.states) and (marked or not page.file)
+
+    at = near(walk, raw, fits) or raw.range(walk)
     how = _HOWS[raw.c % 3]
     value = 0 if how == "read" else 100 + len(walk.steps)
     return s.Access(actor=actor, how=how, region=at["region"], page=at["first"], value=value)
@@ -263,7 +270,7 @@ OPERATIONS: dict[str, tuple[int, _Read]] = {
     "populateread": (1, _madvise("POPULATE_READ")),
     "populatewrite": (1, _madvise("POPULATE_WRITE")),
     "punchhole": (2, lambda walk, raw: s.PunchHole(**raw.range(walk))),
-    "fork": (2, _fork),
+    "fork": (3, _fork),
     "thread": (2, lambda walk, raw: s.Thread(process=raw.process(walk))),
     "wake": (1, _wake),
     "unregister": (1, _unregister),
