@@ -12,7 +12,9 @@ from explore_walk import WP
 from kselftests_py.errors import UsageError
 from kselftests_py.explore import kept, known
 from kselftests_py.explore import steps as s
+from kselftests_py.explore.model import Model
 from kselftests_py.explore.reduce import reduce, without
+from kselftests_py.paths import data_dir
 
 RANGE: dict[str, Any] = {"region": 0, "first": 0, "count": 2}
 STEPS: tuple[s.Step, ...] = (
@@ -40,6 +42,19 @@ def text(**changes: Any) -> bytes:
 def test_file_comes_back_as_it_was() -> None:
     replay = s.Replay(format=1, sequence=SEQUENCE, claim=ASLEEP)
     assert kept.decoded(s.encode(replay), "x") == replay
+
+
+def test_every_sequence_that_was_kept_has_a_page_that_is_surely_protected() -> None:
+    """Else its negative controls would have nothing to lie about."""
+    files = sorted((data_dir("suites") / "trapping" / "explored").glob("*.json"))
+    assert files
+    for file in files:
+        model, seen = Model(), False
+        for step in kept.read(file).sequence.steps:
+            model.apply(step)
+            model.settle(None)
+            seen = seen or any(all(state.marked for state in page.states) for page in model.pages.values())
+        assert seen, file.name
 
 
 def steps_with(**fields: Any) -> dict[str, Any]:
