@@ -1,3 +1,4 @@
+import msgspec
 import pytest
 import results_factory as factory
 from results_factory import NEW, OLD, record
@@ -108,6 +109,10 @@ def test_clock_reads_are_a_note_and_no_row():
     assert tables([(NEW, metric)]) == []
     assert comparison.clock_reads([record(metrics=[metric])]) == "Two clock reads cost 13 instructions, subtracted."
     assert comparison.clock_reads([record()]) == ""
+    call = msgspec.structs.replace(metric, value=2751, labels={"path": "overhead", "access": "gup"})
+    assert comparison.clock_reads([record(metrics=[metric, call])]) == (
+        "Two clock reads cost 13 instructions (2751 instructions around the system call of gup), subtracted."
+    )
 
 
 @pytest.mark.parametrize(

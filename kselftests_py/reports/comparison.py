@@ -196,10 +196,15 @@ WATERFALL = "waterfall"  # the path of metrics that are stages of one fault (wat
 
 
 def clock_reads(records: Iterable[Record]) -> str:
-    """What the two clock reads of a sample cost, for the note on the method; empty if no exact figure was taken."""
+    """What two clock reads around an access that is no fault cost, for the note on the method; empty without any."""
     metrics = [metric for record in records for metric in record.metrics if metric.labels.get("path") == OVERHEAD]
-    found = sorted({f"{metric.value:g} {one_line(metric.unit)}" for metric in metrics if metric.mode == "exact"})
-    return f"Two clock reads cost {' or '.join(found)}, subtracted." if found else ""
+    found: dict[bool, set[str]] = {}
+    for metric in metrics:
+        if metric.mode == "exact":
+            of = found.setdefault(metric.labels.get("access") == "gup", set())
+            of.add(f"{metric.value:g} {one_line(metric.unit)}")
+    calls = f" ({' or '.join(sorted(found[True]))} around the system call of gup)" if True in found else ""
+    return f"Two clock reads cost {' or '.join(sorted(found.get(False, ())))}{calls}, subtracted." if found else ""
 
 
 def short_names(labels: Iterable[str]) -> dict[str, str]:

@@ -94,7 +94,7 @@ def _measure(
     record_metric(
         "fault_p50", median, unit, mode=mode, labels=labels, count=samples(cost), spread=spread(cost), histogram=cost
     )
-    record_metric("overhead_p50", overhead, unit, mode=mode, labels={"path": "overhead"})
+    record_metric("overhead_p50", overhead, unit, mode=mode, labels={"path": "overhead", "access": access})
     return median, found
 
 
