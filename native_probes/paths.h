@@ -57,5 +57,7 @@ extern const struct path kst_numa_paths[];   /* paths_numa.c: pages that NUMA ba
 static inline void kst_path_touch_stamps(const struct work *w) { *(volatile uint64_t *)w->stamps = 0; }
 
 int kst_path_register(struct work *w); /* the range, with WP or RWP */
+int kst_path_read(struct work *w);     /* each page once, by this thread */
+int kst_path_write(struct work *w);
 
 #endif

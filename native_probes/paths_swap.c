@@ -104,20 +104,8 @@ static int page_out(struct work *w)
 	return EBUSY;
 }
 
-static int run_read(struct work *w)
-{
-	kst_mem_touch(&w->loop.mem, false);
-	return 0;
-}
-
-static int run_write(struct work *w)
-{
-	kst_mem_touch(&w->loop.mem, true);
-	return 0;
-}
-
 const struct path kst_swap_paths[] = {
-	{ .name = "swap-read", .open = open_filled, .before = page_out, .run = run_read, .close = close_swap },
-	{ .name = "swap-write", .open = open_filled, .before = page_out, .run = run_write, .close = close_swap },
+	{ .name = "swap-read", .open = open_filled, .before = page_out, .run = kst_path_read, .close = close_swap },
+	{ .name = "swap-write", .open = open_filled, .before = page_out, .run = kst_path_write, .close = close_swap },
 	{ .name = NULL },
 };
