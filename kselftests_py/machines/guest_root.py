@@ -214,7 +214,7 @@ def _remove_stale(boots: Path) -> None:
 def boot_root(image: KernelImage, agent: Path, progress: Callable[[str], None]) -> BootRoot:
     """Everything one boot of *image* needs on disk; the caller removes it."""
     base = base_root(progress)
-    boots = cache_dir() / "boots"
+    boots = (cache_dir() / "boots").absolute()  # QEMU is started elsewhere
     boots.mkdir(parents=True, exist_ok=True)
     _remove_stale(boots)
     path = Path(tempfile.mkdtemp(dir=boots, prefix=f"{os.getpid()}-"))

@@ -13,47 +13,13 @@ import paramiko
 
 from kselftests_py.errors import HarnessError
 from kselftests_py.kernels import RunningKernel
-from kselftests_py.lab.channel import MAX_REPLY, Channel, ChannelGarbage, ChannelLost, ChannelTimeout
+from kselftests_py.lab.channel import Channel, ChannelGarbage, ChannelLost, ChannelTimeout
 from kselftests_py.machines.machine import Loss, MachineInfo, MachineLost
+from kselftests_py.machines.stream import StreamChannel
 
 _MAX_OUTPUT = 65_536
 # paramiko logs a traceback for each refused connection; what matters comes back as an exception.
 logging.getLogger("paramiko").setLevel(logging.CRITICAL + 1)
-
-
-class SshChannel:
-    """The probe's channel over one SSH session: JSON lines on the agent's stdin and stdout."""
-
-    def __init__(self, session: paramiko.Channel) -> None:
-        self._session = session
-        self._pending = b""
-
-    def call(self, line: bytes, timeout: float) -> bytes:
-        deadline = time.monotonic() + timeout
-        try:
-            self._session.settimeout(timeout)
-            self._session.sendall(line + b"\n")
-            while b"\n" not in self._pending:
-                if len(self._pending) > MAX_REPLY:
-                    raise ChannelGarbage(f"the probe sent {len(self._pending)} bytes without an end of line")
-                self._session.settimeout(max(0.001, deadline - time.monotonic()))
-                got = self._session.recv(65_536)
-                if not got:
-                    raise ChannelLost("the probe's channel was closed by the other side" + self._last_words())
-                self._pending += got
-        except TimeoutError:
-            raise ChannelTimeout(f"no reply of the probe within {timeout:.0f} s") from None
-        except OSError as error:  # also paramiko's "Socket is closed"
-            raise ChannelLost(f"the probe's channel broke: {error}") from None
-        reply, _, self._pending = self._pending.partition(b"\n")
-        return reply
-
-    def _last_words(self) -> str:
-        stderr = self._session.recv_stderr(500) if self._session.recv_stderr_ready() else b""
-        return f" (stderr: {stderr[:200]!r})" if stderr else ""
-
-    def close(self) -> None:
-        self._session.close()
 
 
 class SshConnection:
@@ -105,11 +71,16 @@ class SshConnection:
         finally:
             session.close()
 
-    def agent(self, command: str, timeout: float) -> SshChannel:
+    def agent(self, command: str, timeout: float) -> StreamChannel:
         """Start the probe and give its channel."""
         session = self._session(timeout)
         session.exec_command(command)
-        return SshChannel(session)
+
+        def last_words() -> str:
+            stderr = session.recv_stderr(500) if session.recv_stderr_ready() else b""
+            return f" (stderr: {stderr[:200]!r})" if stderr else ""
+
+        return StreamChannel(session, last_words)
 
     def _session(self, timeout: float) -> paramiko.Channel:
         try:
@@ -131,7 +102,7 @@ class SshHost:
         self._kernel, self._agent, self._timeout = kernel, agent, connect_timeout
         self._client: paramiko.SSHClient | None = None
         self._connection: SshConnection | None = None
-        self._channel: SshChannel | None = None
+        self._channel: StreamChannel | None = None
 
     def start(self) -> MachineInfo:
         began = time.monotonic()

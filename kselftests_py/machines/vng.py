@@ -7,6 +7,7 @@ import os
 import re
 import shlex
 import shutil
+import socket
 import subprocess
 import sys
 import time
@@ -24,13 +25,13 @@ from kselftests_py.machines.guest_root import BootRoot, boot_root
 from kselftests_py.machines.kernel_log import clean, find_splat, lost_code_patch
 from kselftests_py.machines.keys import RunKeys
 from kselftests_py.machines.machine import BootPanic, Loss, MachineInfo, MachineLost, NeverUp
-from kselftests_py.machines.ssh import SshChannel, SshConnection
+from kselftests_py.machines.ssh import SshConnection
+from kselftests_py.machines.stream import StreamChannel
 
-_SSHD_UP = "kst: sshd"
+_STARTED = "kst: probe"
 _SILENT = 20.0  # seconds without a byte on the console, before the guest is up: frozen
-_PROBE_UP = 20.0  # seconds for the probe's first reply, once SSH works
-# start.sh goes on while the host connects: what the probe is asked for first is what it can find.
-_AGENT = "until [ -e /root/ready ]; do usleep 1000; done; exec /kst/agent"
+_PROBE_UP = 20.0  # seconds for the probe's first reply, once it is started; and for SSH's
+_PORT = "probe.sock"  # QEMU's end of the probe's serial port, in the folder of the boot
 _ATTEMPTS = 3  # boots, when QEMU is to blame: see _NotTheKernel
 _TAIL = 262_144  # bytes of the console read back for a diagnosis
 
@@ -85,6 +86,10 @@ def vng_command(image: KernelImage, boot: BootRoot, options: GuestOptions) -> li
             "build it with CONFIG_9P_FS and CONFIG_NET_9P_VIRTIO"
         )
     qemu = ["-netdev user,id=kst,restrict=on,hostfwd=tcp:127.0.0.1:0-:22", "-device virtio-net-pci,netdev=kst"]
+    # A relative path: that of a socket ends after 107 bytes, and QEMU is started in the boot's folder.
+    qemu += [f"-chardev socket,id=kst-probe,path={_PORT},server=on,wait=off"]
+    qemu += ["-device virtio-serial-pci,id=kst-serial"]
+    qemu += ["-device virtserialport,bus=kst-serial.0,chardev=kst-probe,name=kst.probe"]
     append = []
     command = [
         _vng(),
@@ -119,6 +124,24 @@ def vng_command(image: KernelImage, boot: BootRoot, options: GuestOptions) -> li
     return [*command, "--exec", "/kst/start.sh"]
 
 
+def _connected(path: Path) -> socket.socket:
+    """The host's end of the probe's port: the socket at *path*, however long that is.
+
+    :raises OSError: nobody listens.
+    """
+    folder = os.open(path.parent, os.O_PATH)
+    stream = socket.socket(socket.AF_UNIX)
+    try:
+        stream.connect(f"/proc/self/fd/{folder}/{path.name}")
+        stream.sendall(b"\n")  # start.sh waits for it
+    except OSError:
+        stream.close()
+        raise
+    finally:
+        os.close(folder)
+    return stream
+
+
 class VngGuest:
     """One kernel image in a guest; can be started again after a loss.
 
@@ -138,7 +161,7 @@ class VngGuest:
         self._process: subprocess.Popen[bytes] | None = None
         self._boot: BootRoot | None = None
         self._connection: SshConnection | None = None
-        self._channel: SshChannel | None = None
+        self._channel: StreamChannel | None = None
 
     def start(self) -> MachineInfo:
         why = ""
@@ -168,15 +191,15 @@ class VngGuest:
         env = {**os.environ, "PATH": f"{Path(_vng()).parent}:{os.environ.get('PATH', os.defpath)}"}
         with self._console.open("ab") as console:
             self._process = subprocess.Popen(
-                command, stdin=subprocess.DEVNULL, stdout=console, stderr=console, env=env, start_new_session=True
-            )
-        self._await_console(_SSHD_UP, deadline)
+                command, stdin=subprocess.DEVNULL, stdout=console, stderr=console, env=env, cwd=boot.path,
+                start_new_session=True,
+            )  # fmt: skip
+        self._await_console(_STARTED, deadline)
         qemu = self._qemu()
-        self._connection = self._connect(qemu, boot.keys, deadline)
-        self._channel = self._connection.agent(_AGENT, 20)
         try:
+            self._channel = StreamChannel(_connected(boot.path / _PORT))
             self._channel.call(b'{"id":0,"op":"hello"}', _PROBE_UP)
-        except (ChannelTimeout, ChannelLost, ChannelGarbage) as error:
+        except (OSError, ChannelTimeout, ChannelLost, ChannelGarbage) as error:
             raise NeverUp(
                 f"{self._image.spec}: the guest is up, the probe is not: {error} (console: {self._console})"
             ) from None
@@ -242,29 +265,31 @@ class VngGuest:
             time.sleep(0.05)  # psutil compares start times and may leave out a child for a moment
         raise NeverUp(f"{self._image.spec}: the guest spoke and QEMU is gone (console: {self._console})")
 
-    def _connect(self, qemu: psutil.Process, keys: RunKeys, deadline: float) -> SshConnection:
-        # QEMU chose the port itself (hostfwd port 0), so two runs can never choose the same one.
-        ports = [one.laddr.port for one in qemu.net_connections(kind="tcp4") if one.status == psutil.CONN_LISTEN]
-        if not ports:
-            raise NeverUp(f"{self._image.spec}: QEMU forwards no port to the guest (console: {self._console})")
+    def _connect(self, keys: RunKeys) -> SshConnection:
+        deadline = time.monotonic() + _PROBE_UP
+        qemu = self._qemu()
         while True:
             try:
+                # QEMU chose the port itself (hostfwd port 0), so two runs can never choose the same one.
+                found = [one.laddr.port for one in qemu.net_connections("tcp4") if one.status == psutil.CONN_LISTEN]
+                if not found:
+                    raise OSError("QEMU forwards no port to the guest")
                 return SshConnection.open(
-                    ports[0], keys.client, keys.host, timeout=max(1.0, deadline - time.monotonic())
+                    found[0], keys.client, keys.host, timeout=max(1.0, deadline - time.monotonic())
                 )
             except (OSError, paramiko.SSHException, EOFError) as error:
-                if not qemu.is_running():
-                    raise self._boot_failure() from None
-                if time.monotonic() > deadline:
-                    raise NeverUp(f"{self._image.spec}: SSH refused: {error} (console: {self._console})") from None
-                time.sleep(0.05)  # between the script's line and dropbear's first accept()
+                if time.monotonic() > deadline or not qemu.is_running():
+                    raise ChannelLost(f"no SSH to the guest within {_PROBE_UP:.0f} s: {error}") from None
+                time.sleep(0.05)  # until dropbear listens
 
     def channel(self) -> Channel:
         assert self._channel is not None, "start() comes first"
         return self._channel
 
     def run(self, command: str, timeout: float) -> tuple[int, str]:
-        assert self._connection is not None, "start() comes first"
+        assert self._boot is not None, "start() comes first"
+        if self._connection is None:  # most tests need no shell, and the handshake takes half a second without KVM
+            self._connection = self._connect(self._boot.keys)
         return self._connection.run(command, timeout)
 
     def put(self, file: Path) -> str:
