@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import os
 import signal
+import tempfile
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 from kselftests_py.errors import BootError
@@ -36,7 +38,34 @@ def kill_own_worker(log: str, times: int) -> int:
 def wait_for_file(path: str, began: str) -> str:
     """Ends when *path* is there, at most a minute after it told so by making the file *began*."""
     Path(began).touch()
-    deadline = time.monotonic() + 60
-    while not Path(path).exists() and time.monotonic() < deadline:
-        time.sleep(0.05)
+    _wait(Path(path).exists)
     return path
+
+
+def outlast(calls: str, times: int) -> int:
+    """Ends when ``kill_own_worker`` was called so many *times* by the file *calls*, at most after a minute."""
+    _wait(lambda: Path(calls).exists() and Path(calls).stat().st_size >= times)
+    return times
+
+
+def _wait(there: Callable[[], bool]) -> None:
+    deadline = time.monotonic() + 60
+    while not there() and time.monotonic() < deadline:
+        time.sleep(0.05)
+
+
+def hold_directory(where: str) -> None:
+    """Has a temporary directory in *where*, for a minute at most."""
+    with tempfile.TemporaryDirectory(dir=where) as folder:
+        wait_for_file(str(Path(folder) / "never"), str(Path(folder) / "began"))
+
+
+class Unsendable:
+    """No other process can have it."""
+
+    def __reduce__(self) -> str:
+        raise ZeroDivisionError("cannot be\nsent")
+
+
+def unsendable() -> Unsendable:
+    return Unsendable()

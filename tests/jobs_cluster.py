@@ -45,9 +45,11 @@ class LocalCluster:
                 [sys.executable, "-m", "dask", *arguments], cwd=self.folder, env=environment, stdout=log, stderr=log
             )
 
-    def worker(self, name: str, *, vms: int = 1, path: Path | None = None) -> None:
-        """Start the worker *name* with room for *vms* guests (0: it announces nothing), with *path* first on PATH."""
+    def worker(self, name: str, *, vms: int = 1, path: Path | None = None, preload: str = "") -> None:
+        """Start the worker *name* with room for *vms* guests (0: it announces nothing), with *path* first on PATH; it
+        imports the module *preload* first."""
         announced = ["--resources", f"VM={vms}"] if vms else []
+        announced += ["--preload", preload] if preload else []
         arguments = ["worker", self.address, "--name", name, "--nthreads", "2", "--no-nanny", "--no-dashboard"]
         self._start(name, [*arguments, *announced], path)
 

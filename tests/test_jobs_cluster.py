@@ -15,6 +15,7 @@ from jobs_cluster import BOUND, LocalCluster
 from kselftests_py import jobs
 from kselftests_py.errors import HarnessError
 from kselftests_py.jobs import cluster as room
+from kselftests_py.jobs import identity as ids
 
 
 @pytest.fixture
@@ -23,13 +24,11 @@ def cluster(tmp_path: Path) -> Iterator[LocalCluster]:
         yield started
 
 
-@pytest.fixture
-def other_qemu(tmp_path: Path) -> Path:
-    """A directory with a QEMU of another version."""
-    folder = tmp_path / "bin"
+def other(folder: Path, tool: str) -> Path:
+    """A directory with *tool* in another version."""
     folder.mkdir()
-    fake = folder / "qemu-system-x86_64"
-    fake.write_text("#!/bin/sh\necho QEMU emulator version 1.2.3\n")
+    fake = folder / tool
+    fake.write_text(f"#!/bin/sh\necho {tool} version 1.2.3\n")
     fake.chmod(0o755)
     return folder
 
@@ -52,15 +51,18 @@ def test_a_worker_that_announces_no_guests_gets_no_job(cluster: LocalCluster) ->
     assert [one for one in said if "mute" in one and "VM=1" in one] == said
 
 
-def test_another_qemu_is_refused_for_exact_jobs_only(cluster: LocalCluster, other_qemu: Path) -> None:
-    cluster.worker("other", path=other_qemu)
+@pytest.mark.parametrize(("tool", "what"), [("qemu-system-x86_64", "qemu"), ("gcc", "compiler")])
+def test_another_tool_is_refused_for_exact_jobs_only(
+    cluster: LocalCluster, tmp_path: Path, tool: str, what: str
+) -> None:
+    cluster.worker("other", path=other(tmp_path / "bin", tool))
     cluster.await_workers(1)
     said: list[str] = []
     assert [one.worker for one in jobs.run(doubles(2), scheduler=cluster.address, note=said.append)] == ["other"] * 2
     (told,) = said
     assert "other is refused for exact jobs" in told
-    assert "QEMU emulator version 1.2.3" in told
-    assert room.identity().qemu in told
+    assert f"{tool} version 1.2.3" in told
+    assert getattr(ids.identity(), what) in told
     with pytest.raises(HarnessError, match=r"exact, 1 guests.*version 1\.2\.3"):
         list(jobs.run(doubles(2, exact=True), scheduler=cluster.address))
     cluster.worker("same")
@@ -72,9 +74,25 @@ def test_another_qemu_is_refused_for_exact_jobs_only(cluster: LocalCluster, othe
 def test_other_code_is_refused_for_all(cluster: LocalCluster, monkeypatch: pytest.MonkeyPatch) -> None:
     cluster.worker("one")
     cluster.await_workers(1)
-    monkeypatch.setattr(room, "probe_digest", lambda: "another probe, here and not there")
+    monkeypatch.setattr(ids, "probe_digest", lambda: "another probe, here and not there")
     with pytest.raises(HarnessError, match=r"its kst is another .*, here "):
         list(jobs.run(doubles(1), scheduler=cluster.address))
+
+
+@pytest.mark.parametrize("folder", ["suites", "vm_images"])
+def test_what_a_run_is_made_of_is_part_of_the_code(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, folder: str
+) -> None:
+    """But what Python leaves beside it is not."""
+    monkeypatch.setattr(ids, "data_dir", lambda name: tmp_path / name)
+    (tmp_path / folder / "a").mkdir(parents=True)
+    (tmp_path / folder / "a" / "test_a.py").write_text("one")
+    before = ids.identity()
+    (tmp_path / folder / "a" / "__pycache__").mkdir()
+    (tmp_path / folder / "a" / "__pycache__" / "test_a.pyc").write_text("compiled")
+    assert ids.identity() == before
+    (tmp_path / folder / "a" / "test_a.py").write_text("two")
+    assert ids.identity().code != before.code
 
 
 def test_a_killed_workers_job_runs_elsewhere_and_counts_once(cluster: LocalCluster, tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from pathlib import Path
 
 import jobs_calls
@@ -21,6 +22,7 @@ def test_one_result_for_each_job() -> None:
     [
         (jobs_calls.no_boot, ("no init",), BootError, "no init"),
         (jobs_calls.broken, (), HarnessError, "ZeroDivisionError: a bug of two lines"),
+        (jobs_calls.unsendable, (), HarnessError, "ZeroDivisionError: cannot be sent"),
     ],
 )
 def test_an_error_is_a_result_of_one_line(call: object, args: tuple[str, ...], kind: type, said: str) -> None:
@@ -38,3 +40,33 @@ def test_a_killed_process_is_tried_again_three_times_at_most(
     (found,) = jobs.run([jobs.Job("killer", jobs_calls.kill_own_worker, (str(log), times))])
     assert (found.value, found.attempts, log.stat().st_size) == (value, attempts, attempts)
     assert (found.error is None) == (value is not None)
+
+
+def test_a_job_that_kills_its_process_takes_no_other_along(tmp_path: Path) -> None:
+    """Not those beside it, nor those that have not begun."""
+    calls = str(tmp_path / "calls")
+    work = [
+        jobs.Job("killer", jobs_calls.kill_own_worker, (calls, 99)),
+        jobs.Job("beside", jobs_calls.outlast, (calls, 3)),
+    ]
+    work += [jobs.Job(f"after{n}", jobs_calls.outlast, (calls, 3)) for n in range(2)]
+    found = {one.key: one for one in jobs.run(work, at_once=2)}
+    assert "its worker died 3 times" in str(found.pop("killer").error)
+    assert {key: (one.value, one.attempts) for key, one in found.items()} == {
+        "beside": (3, 1),
+        "after0": (3, 1),
+        "after1": (3, 1),
+    }
+
+
+def test_jobs_that_are_ended_tidy_up(tmp_path: Path) -> None:
+    """Ctrl-C: what is under way is ended, and leaves no directory behind."""
+    work = [jobs.Job("held", jobs_calls.hold_directory, (str(tmp_path),)), jobs.Job("quick", jobs_calls.double, (1,))]
+    running = jobs.run(work, at_once=2)
+    assert next(running).key == "quick"
+    deadline = time.monotonic() + 60
+    while not list(tmp_path.glob("*/began")):
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+    running.close()  # type: ignore[attr-defined]
+    assert list(tmp_path.iterdir()) == []

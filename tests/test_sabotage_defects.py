@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections import Counter
 from pathlib import Path
 
@@ -10,6 +11,7 @@ import pytest
 from kselftests_py.errors import HarnessError, UsageError
 from kselftests_py.sabotage.defects import Defect, Edit, apply, chosen, load
 
+ROOT = Path(__file__).resolve().parent.parent
 SOURCE = """\
 /* arm() does not arm: twice in this file, once before its own body */
 static int arm(int page);
@@ -59,11 +61,18 @@ def src(tmp_path: Path) -> Path:
 
 def test_corpus_is_large_enough_and_each_defect_is_told_apart() -> None:
     corpus = load()
-    kinds = Counter(one.kind for one in corpus)
+    kinds = Counter(one.kind for one in corpus if not one.equivalent)
     assert len(corpus) >= 40
     assert kinds["race"] + kinds["kernel-access"] >= 8
     assert kinds["cost"] >= 4
     assert len({one.shows for one in corpus}) == len(corpus)
+
+
+def test_each_defect_breaks_what_is_promised() -> None:
+    """A sentence of docs/contract.md, or one of its invariants."""
+    promised = set(re.findall(r"^\| ([A-Z]\d+) \|", (ROOT / "docs/contract.md").read_text(), re.MULTILINE))
+    assert {"A1", "I1"} <= promised
+    assert {one.breaks for one in load()} - promised == {"cost"}
 
 
 def test_rules_carry_no_lines_of_kernel_code() -> None:
@@ -146,6 +155,10 @@ def test_corpus_that_is_broken_is_one_line(tmp_path: Path, text: str, told: str)
 def test_words_choose_defects() -> None:
     corpus = load()
     assert chosen(corpus, "") == corpus
-    assert {one.name for one in chosen(corpus, "lost-wake, swapoff")} == {"lost-wake", "swapoff-disarms"}
+    assert {one.name for one in chosen(corpus, "lost-wake, swapoff")} == {
+        "lost-wake",
+        "lost-wake-hugetlb",
+        "swapoff-disarms",
+    }
     with pytest.raises(UsageError, match="--list"):
         chosen(corpus, "no-such-defect")

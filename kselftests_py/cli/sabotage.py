@@ -11,8 +11,10 @@ import click
 from rich.console import Console
 
 from kselftests_py.cli.errors import EPILOG, one_line_errors
-from kselftests_py.errors import HarnessError
+from kselftests_py.errors import HarnessError, KstError
 from kselftests_py.reports.terminal import TerminalView
+from kselftests_py.reports.text import one_line
+from kselftests_py.results import Verdict
 from kselftests_py.sabotage import campaign, score
 from kselftests_py.sabotage.defects import chosen, load
 
@@ -55,13 +57,21 @@ def sabotage_command(
     began = time.monotonic()
     by_name = {defect.name: defect for defect in defects}
     asked = campaign.Campaign(spec, defects, upstream)
-    lines = []
+    lines: list[score.Line] = []
+    failed: KstError | None = None
     at_once = jobs or len(os.sched_getaffinity(0))
-    for tried, known in campaign.run(asked, at_once=at_once, scheduler=scheduler, note=view.note):
-        line = score.judge(by_name[tried.name], tried)
-        lines.append(line)
-        view.console.print(score.row(line).append("  (known)" if known else ""), highlight=False, soft_wrap=True)
+    try:
+        for tried, known in campaign.run(asked, at_once=at_once, scheduler=scheduler, note=view.note):
+            line = score.judge(by_name[tried.name], tried)
+            lines.append(line)
+            view.console.print(score.row(line).append("  (known)" if known else ""), highlight=False, soft_wrap=True)
+    except KstError as error:
+        if not lines:
+            raise
+        failed = error  # what was found until then is told all the same
     text, verdict = score.total(lines, upstream)
+    if failed is not None:
+        verdict = Verdict("BROKEN", f"{text}; {one_line(str(failed), 2000)}", failed.exit_code)
     view.console.print(score.table(lines, upstream), highlight=False)
     view.console.print(f"{spec}: {text}; {(time.monotonic() - began) / 60:.0f} minutes", highlight=False, markup=False)
     if out is not None:

@@ -4,20 +4,17 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import hashlib
 import logging
 import time
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import CancelledError
 from dataclasses import dataclass, field, replace
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from kselftests_py.errors import HarnessError
+from kselftests_py.jobs.identity import Identity, identity
 from kselftests_py.jobs.job import ATTEMPTS, Finished, Job, died, perform
-from kselftests_py.lab.build import probe_digest
-from kselftests_py.machines.accelerator import qemu_version
 
 if TYPE_CHECKING:
     from distributed import Client, Future
@@ -28,31 +25,11 @@ LOOK = 2.0  # seconds between two looks at who is there, while nothing finishes
 NOBODY = 60.0  # seconds without a worker for what is left; a nanny starts a killed worker anew in a few
 
 
-@dataclass(frozen=True)
-class Identity:
-    """What a worker has: the code of ``kst`` and its probe (one digest), and its QEMU (or why there is none)."""
-
-    code: str
-    qemu: str
-
-
-def identity() -> Identity:
-    """The identity of the machine and the installation that this runs in."""
-    digest = hashlib.sha256(probe_digest().encode())
-    root = Path(__file__).parent.parent
-    for path in sorted(root.rglob("*.py")):
-        digest.update(f"{path.relative_to(root)}\n".encode() + path.read_bytes())
-    try:
-        qemu = qemu_version()
-    except HarnessError as error:
-        qemu = str(error)
-    return Identity(digest.hexdigest()[:16], qemu)
-
-
 def run(work: Sequence[Job], scheduler: str, note: Callable[[str], None]) -> Iterator[Finished]:
     """Run every job on the workers of *scheduler* that announce guests (``--resources "VM=n"``).
 
-    A worker with other code is refused, one with another QEMU is refused for exact jobs: *note* is told, once.
+    A worker with other code is refused, one with another QEMU or compiler is refused for exact jobs: *note* is told,
+    once.
     """
     try:
         from distributed import Client
@@ -156,6 +133,8 @@ class _Cluster:
             return f": its kst is another ({theirs.code}, here {self.ours.code})"
         if theirs.qemu != self.ours.qemu:
             return f" for exact jobs: its QEMU is '{theirs.qemu}', here '{self.ours.qemu}'"
+        if theirs.compiler != self.ours.compiler:
+            return f" for exact jobs: its compiler is '{theirs.compiler}', here '{self.ours.compiler}'"
         return ""
 
     def _able(self, job: Job) -> set[str]:

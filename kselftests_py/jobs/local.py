@@ -3,36 +3,80 @@
 from __future__ import annotations
 
 import multiprocessing
+import os
 import platform
+import signal
+from collections import deque
 from collections.abc import Iterator, Sequence
-from concurrent.futures import ProcessPoolExecutor, as_completed
+from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import replace
+from types import FrameType
 
+from kselftests_py.errors import HarnessError
 from kselftests_py.jobs.job import ATTEMPTS, Finished, Job, died, perform
 
 
 def run(work: Sequence[Job], at_once: int) -> Iterator[Finished]:
-    """Run every job, *at_once* at a time. One killed process breaks a whole pool, so the rest goes to a new one."""
+    """Run every job, *at_once* at a time, each in a pool of one process: whose process dies takes no other along."""
+    queue = deque((job, 1) for job in work)
+    free = [_pool() for _ in range(min(at_once, len(work)))]
+    running: dict[Future[Finished], tuple[Job, int, ProcessPoolExecutor]] = {}
+    try:
+        while queue or running:
+            while queue and free:
+                (job, attempt), pool = queue.popleft(), free.pop()
+                running[pool.submit(_in_process, job, platform.node())] = job, attempt, pool
+            for future in wait(running, return_when=FIRST_COMPLETED).done:
+                job, attempt, pool = running.pop(future)
+                found = _found(future, job, attempt)
+                if isinstance(future.exception(), BrokenProcessPool):
+                    pool.shutdown()
+                    pool = _pool()
+                free.append(pool)
+                if found is None:
+                    queue.appendleft((job, attempt + 1))
+                else:
+                    yield found
+    except BaseException:  # Ctrl-C, a polite kill, or nobody wants the rest
+        for worker in multiprocessing.active_children():
+            worker.terminate()
+        raise
+    finally:
+        for pool in [*free, *(pool for _, _, pool in running.values())]:
+            pool.shutdown(cancel_futures=True)
+
+
+def _pool() -> ProcessPoolExecutor:
     context = multiprocessing.get_context("spawn")  # a forked child would share our locks and threads
-    left = list(work)
-    for attempt in range(1, ATTEMPTS + 1):
-        broken = []
-        with ProcessPoolExecutor(at_once, context) as pool:
-            futures = {pool.submit(perform, job, platform.node()): job for job in left}
-            try:
-                for future in as_completed(futures):
-                    try:
-                        yield replace(future.result(), attempts=attempt)
-                    except BrokenProcessPool:
-                        broken.append(futures[future])
-            except BaseException:  # Ctrl-C, a polite kill, or nobody wants the rest
-                pool.shutdown(wait=False, cancel_futures=True)
-                for worker in multiprocessing.active_children():
-                    worker.terminate()  # and what it started dies with it, see runs.py
-                raise
-        left = broken
-        if not left:
-            return
-    for job in left:
-        yield died(job, ATTEMPTS)
+    return ProcessPoolExecutor(1, context, initializer=_end_politely)
+
+
+def _found(future: Future[Finished], job: Job, attempt: int) -> Finished | None:
+    """What became of *job*; None if its process died and it is to be begun again."""
+    error = future.exception()
+    if error is None:
+        return replace(future.result(), attempts=attempt)
+    if not isinstance(error, BrokenProcessPool):  # its value cannot be pickled
+        said = f"{job.key}: {type(error).__name__}: {' '.join(str(error).split())[:300]}"
+        return Finished(job.key, error=HarnessError(said), attempts=attempt)
+    return died(job, attempt) if attempt >= ATTEMPTS else None
+
+
+def _end_politely() -> None:
+    """Let the first signal that ends this process end its job as an exception, so that the job tidies up."""
+
+    def end(number: int, _frame: FrameType | None) -> None:
+        for each in (signal.SIGINT, signal.SIGTERM):
+            signal.signal(each, signal.SIG_IGN)  # the next one would end the tidying
+        raise SystemExit(128 + number)
+
+    for each in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(each, end)
+
+
+def _in_process(job: Job, worker: str) -> Finished:
+    try:
+        return perform(job, worker)
+    except SystemExit:
+        os._exit(1)  # or the pool would send it as the job's result

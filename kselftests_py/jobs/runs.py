@@ -12,13 +12,13 @@ import msgspec
 
 from kselftests_py import kept
 from kselftests_py.errors import HarnessError
-from kselftests_py.jobs.cluster import identity
-from kselftests_py.machines.guest_root import tree_digest
-from kselftests_py.paths import data_dir
+from kselftests_py.jobs.identity import identity
 from kselftests_py.results import Record, RunFolder
 
 _BOUND = 3600.0
 """Seconds for one ``kst run``: each of its tests has a bound of its own."""
+_TIDYING = 20.0
+"""Seconds that it has to end its guest and remove its files, when it is not wanted any more."""
 
 
 class Told(msgspec.Struct, frozen=True):
@@ -37,13 +37,13 @@ class _Passed(msgspec.Struct, frozen=True):
 def run_once(
     digest: str, kernel: str, suites: Sequence[str], options: Sequence[str] = (), *, again: bool = False
 ) -> tuple[Told, list[Record]]:
-    """As ``run``; but what passed on the kernel with *digest*, with this kst, these suites and this QEMU, passed.
+    """As ``run``; but what passed on the kernel with *digest*, with this kst, its suites, this QEMU and this compiler
+    (of the probe), passed.
 
     With *again* it is run all the same. What did not pass is never kept.
     """
     ours = identity()
-    trees = [tree_digest(data_dir(name)) for name in ("suites", "vm_images")]
-    name = kept.key([digest, *suites, "", *options, ours.code, ours.qemu, *trees])
+    name = kept.key([digest, *suites, "", *options, ours.code, ours.qemu, ours.compiler])
     before = None if again else kept.recall("runs", name, _Passed)
     if before is not None:
         return before.told, before.records
@@ -63,12 +63,28 @@ def run(kernel: str, suites: Sequence[str], options: Sequence[str] = ()) -> tupl
         command = ["setpriv", "--pdeathsig", "TERM", sys.executable, "-m", "kselftests_py", "run", "--json"]
         command += ["--kernel", kernel, "--baseline", "none", "--out", str(out), *options]
         command += [part for suite in suites for part in ("--suite", suite)]
+        code, said, errors = _until_its_end(command)
         try:
-            done = subprocess.run(command, capture_output=True, text=True, errors="replace", timeout=_BOUND)
-        except subprocess.TimeoutExpired:
-            raise HarnessError(f"kst run did not end within {_BOUND:.0f} s: {' '.join(command)}") from None
-        try:
-            return msgspec.json.decode(done.stdout, type=Told), RunFolder.open(out).records()
+            return msgspec.json.decode(said, type=Told), RunFolder.open(out).records()
         except msgspec.MsgspecError:
-            lines = done.stderr.strip().splitlines() or ["no output"]
-            raise HarnessError(f"{' '.join(suites)}: kst run ended with {done.returncode}: {lines[-1][:300]}") from None
+            lines = errors.strip().splitlines() or ["no output"]
+            raise HarnessError(f"{' '.join(suites)}: kst run ended with {code}: {lines[-1][:300]}") from None
+
+
+def _until_its_end(command: Sequence[str]) -> tuple[int, str, str]:
+    """Its exit code, output and errors; if we are ended before it is, it is asked to end, and tidies up first."""
+    with subprocess.Popen(
+        command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, errors="replace"
+    ) as process:
+        try:
+            said, errors = process.communicate(timeout=_BOUND)
+        except BaseException as error:
+            process.terminate()
+            try:
+                process.communicate(timeout=_TIDYING)
+            except subprocess.TimeoutExpired:
+                process.kill()
+            if isinstance(error, subprocess.TimeoutExpired):
+                raise HarnessError(f"kst run did not end within {_BOUND:.0f} s: {' '.join(command)}") from None
+            raise
+    return process.returncode, said, errors

@@ -11,16 +11,16 @@ import contextlib
 import shutil
 import subprocess
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 import filelock
 
 from kselftests_py import paths
-from kselftests_py.errors import HarnessError
-from kselftests_py.kernels import build, config, source
-from kselftests_py.kernels.spec import BuildSpec
+from kselftests_py.errors import HarnessError, UsageError
+from kselftests_py.kernels import build, config, source, store
+from kselftests_py.kernels.spec import BuildSpec, parse
 from kselftests_py.sabotage.defects import Defect, apply
 
 _MOST = 64
@@ -57,21 +57,87 @@ class Bench:
         self.mend()
         try:
             if defect is not None:
-                kept = self.folder / "kept"
-                for name in {edit.file for edit in defect.edit}:
-                    (kept / name).parent.mkdir(parents=True, exist_ok=True)
-                    shutil.copyfile(self.src / name, kept / name)
+                self._keep({edit.file for edit in defect.edit})
                 apply(defect, self.src)
             yield
         finally:
             self.mend()
 
+    def _keep(self, names: Iterable[str]) -> None:
+        """Copies of the files *names*, all of them whole, or none."""
+        unfinished = self.folder / "keeping"
+        shutil.rmtree(unfinished, ignore_errors=True)
+        for name in names:
+            if (self.src / name).is_file():  # else the rule does not fit, and apply() says so
+                (unfinished / name).parent.mkdir(parents=True, exist_ok=True)
+                shutil.copyfile(self.src / name, unfinished / name)
+        if unfinished.is_dir():
+            unfinished.rename(self._kept)
+
+    @property
+    def _kept(self) -> Path:
+        return self.folder / "kept"
+
     def mend(self) -> None:
         """The source as it was, also after whoever broke it was killed."""
-        kept = self.folder / "kept"
-        for path in [path for path in kept.rglob("*") if path.is_file()]:
-            shutil.copyfile(path, self.src / path.relative_to(kept))
-        shutil.rmtree(kept, ignore_errors=True)
+        for path in [path for path in self._kept.rglob("*") if path.is_file()]:
+            shutil.copyfile(path, self.src / path.relative_to(self._kept))
+        shutil.rmtree(self._kept, ignore_errors=True)
+
+
+@dataclass(frozen=True)
+class Pinned:
+    """What a campaign breaks: *spec* names one commit where it named a branch; *tree* is git's name of the source's
+    contents, *symbols* what its configuration asks for."""
+
+    spec: str
+    tree: str
+    symbols: str
+
+
+@store.disk_errors()
+def pinned(spec: str, note: Callable[[str], None]) -> Pinned:
+    """What *spec* is now."""
+    wanted = parse_kernel(spec)
+    with source.opened(wanted, note) as workspace:
+        if wanted.kind == "git":
+            parts = [*(f"+config:{each}" for each in wanted.configs), *(f"+{each}" for each in wanted.flavours[1:])]
+            spec = f"git:{wanted.want}@{workspace.provenance['commit']}{''.join(parts)}"
+        return Pinned(spec, _tree(workspace), _symbols(wanted))
+
+
+def _tree(workspace: source.Workspace) -> str:
+    return workspace.git("rev-parse", f"{workspace.base}^{{tree}}")
+
+
+def _symbols(wanted: BuildSpec) -> str:
+    return config.text(config.read(config.flavour_files(wanted.flavours)) | config.read(wanted.configs))
+
+
+def check(pin: Pinned) -> None:
+    """:raises HarnessError: what *pin* names is not any more what it was."""
+    wanted = parse_kernel(pin.spec)
+    with source.opened(wanted, _quiet) as workspace:
+        _check(pin, wanted, workspace)
+
+
+def _check(pin: Pinned, wanted: BuildSpec, workspace: source.Workspace) -> None:
+    tree = _tree(workspace)
+    if (tree, _symbols(wanted)) != (pin.tree, pin.symbols):
+        what = "source" if tree != pin.tree else "configuration"
+        raise HarnessError(
+            f"{pin.spec}: its {what} is not what it was when the campaign began; begin again, or give git:DIR@REV"
+        )
+
+
+def parse_kernel(spec: str) -> BuildSpec:
+    """The kernel to break; :raises UsageError: it is none that we build."""
+    wanted = parse(spec)
+    if not isinstance(wanted, BuildSpec):
+        raise UsageError(f"--kernel {spec}: a kernel is broken in its source; give source:, tree: or git:")
+    if wanted.series:
+        raise UsageError(f"--kernel {spec}: defects and a series do not go together; commit the series, give git:")
+    return wanted
 
 
 def _quiet(_text: str) -> None:
@@ -79,11 +145,16 @@ def _quiet(_text: str) -> None:
 
 
 @contextlib.contextmanager
-def taken(wanted: BuildSpec) -> Iterator[Bench]:
-    """A free bench for *wanted*, made if there is none; alone in it."""
+def taken(pin: Pinned) -> Iterator[Bench]:
+    """A free bench for *pin*, made if there is none; alone in it.
+
+    :raises HarnessError: what *pin* names is not what it was, or the bench cannot be made.
+    """
+    wanted = parse_kernel(pin.spec)
     root = paths.cache_dir().absolute() / "sabotage"
     root.mkdir(parents=True, exist_ok=True)
     with source.opened(wanted, _quiet) as workspace:
+        _check(pin, wanted, workspace)
         key = f"{workspace.folder.name}-{workspace.base[:12]}-{wanted.flavour}"
         for number in range(_MOST):
             holder = filelock.FileLock(root / f"{key}-{number}.lock")
@@ -92,14 +163,18 @@ def taken(wanted: BuildSpec) -> Iterator[Bench]:
                 break
         else:
             raise HarnessError(f"{root}: {_MOST} benches are in use; end what uses them")
-        bench = Bench(root / f"{key}-{number}", wanted)
-        if not bench.folder.is_dir():
-            workspace.lay_out(workspace.base)
-            with tempfile.TemporaryDirectory(prefix=".new-", dir=root) as scratch:
-                new = Path(scratch) / "bench"
-                new.mkdir()
-                subprocess.run(["cp", "-a", "--reflink=auto", workspace.src, new / "src"], check=True)
-                new.rename(bench.folder)
+        try:
+            bench = Bench(root / f"{key}-{number}", wanted)
+            if not bench.folder.is_dir():
+                workspace.lay_out(workspace.base)
+                with tempfile.TemporaryDirectory(prefix=".new-", dir=root) as scratch:
+                    new = Path(scratch) / "bench"
+                    new.mkdir()
+                    _copy(workspace.src, new / "src")
+                    new.rename(bench.folder)
+        except BaseException:
+            holder.release()
+            raise
     try:
         bench.mend()
         ours = config.read(config.flavour_files(wanted.flavours))
@@ -107,3 +182,10 @@ def taken(wanted: BuildSpec) -> Iterator[Bench]:
         yield bench
     finally:
         holder.release()
+
+
+def _copy(src: Path, to: Path) -> None:
+    done = subprocess.run(["cp", "-a", "--reflink=auto", src, to], capture_output=True, text=True, errors="replace")
+    if done.returncode:
+        reason = (done.stderr.strip().splitlines() or [f"cp ended with {done.returncode}"])[-1]
+        raise HarnessError(f"{src} cannot be copied for a bench: {reason[:200]}; free some space and try again")

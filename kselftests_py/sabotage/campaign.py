@@ -1,8 +1,8 @@
 """``kst sabotage``: each defect built, booted and tried by the suites; who noticed it, and how fast.
 
-A verdict is kept as soon as it is there, under what it was made of (source, configuration and defect; for our suites
-also the probe and the suites), so a campaign that was stopped goes on where it was, and one whose tests were changed
-tries only those again.
+A verdict is kept as soon as it is there, under what it was made of (source, configuration, defect, tools; for our
+suites also the probe and the suites), so a campaign that was stopped goes on where it was, and one whose tests were
+changed tries only those again. It counts for good once the clean kernel has passed after it, too.
 """
 
 from __future__ import annotations
@@ -15,13 +15,12 @@ from pathlib import Path
 
 import msgspec
 
-from kselftests_py import jobs, kept
+from kselftests_py import jobs, kept, upstream
 from kselftests_py.errors import BootError, HarnessError, UsageError
 from kselftests_py.jobs import runs
-from kselftests_py.kernels import source
-from kselftests_py.kernels.spec import BuildSpec, parse
+from kselftests_py.jobs.identity import Identity, content, identity
+from kselftests_py.kernels.store import disk_errors
 from kselftests_py.lab.build import probe_digest
-from kselftests_py.machines.guest_root import tree_digest
 from kselftests_py.paths import data_dir
 from kselftests_py.results import Outcome, Record
 from kselftests_py.results.regression import changes, regressions
@@ -32,8 +31,11 @@ OURS = ("trapping", "eviction", "idle")
 UPSTREAM = ("upstream",)
 LATENCY = ("latency",)
 _VERDICTS = "sabotage/verdicts"
-TEST_BOUND = 30
-"""Seconds of one test: a kernel that hangs costs so much and no more."""
+CLEAN_BOUND = 30
+"""Seconds of one test on the clean kernel, which runs alone."""
+TEST_BOUND = 2 * CLEAN_BOUND
+"""Seconds of one test on a broken kernel: a guest has two CPUs, of which as many jobs as there are CPUs leave it one.
+A kernel that hangs costs so much and no more."""
 
 
 class Seen(msgspec.Struct, frozen=True):
@@ -56,6 +58,23 @@ class Tried(msgspec.Struct, frozen=True):
     seconds: float = 0.0
 
 
+class Attempt(msgspec.Struct, frozen=True):
+    """What a job says of a defect: what each set of suites saw (*seen*), without those that could not try it, which
+    *error* is of; and whose verdicts these are."""
+
+    error: str
+    seen: dict[str, Seen]
+    seconds: float
+    by: Identity
+
+
+class _Kept(msgspec.Struct, frozen=True):
+    """*confirmed*: the clean kernel has passed after it."""
+
+    seen: Seen
+    confirmed: bool = False
+
+
 @dataclass(frozen=True)
 class Campaign:
     """What is to be tried: *spec* of the kernel, the defects, and whether the kernel's own tests run beside ours."""
@@ -64,23 +83,21 @@ class Campaign:
     defects: Sequence[Defect]
     upstream: bool = True
 
-    def keys(self, defect: Defect, base: str) -> dict[str, str]:
-        """Names all that a verdict of ours, and of upstream's, depends on."""
-        made_of = [base, parse_kernel(self.spec).flavour, msgspec.json.encode(defect).decode()]
-        ours = [*made_of, probe_digest(), tree_digest(data_dir("suites"))]
-        parts = {"ours": ours, "upstream": [*made_of, "upstream"]}
-        wanted = ("ours", "upstream") if self.upstream else ("ours",)
-        return {name: kept.key(parts[name]) for name in wanted}
-
-
-def parse_kernel(spec: str) -> BuildSpec:
-    """The kernel to break; :raises UsageError: it is none that we build."""
-    wanted = parse(spec)
-    if not isinstance(wanted, BuildSpec):
-        raise UsageError(f"--kernel {spec}: a kernel is broken in its source; give source:, tree: or git:")
-    if wanted.series:
-        raise UsageError(f"--kernel {spec}: defects and a series do not go together; commit the series, give git:")
-    return wanted
+    def keys(self, pin: bench.Pinned, ours: Identity) -> dict[str, dict[str, str]]:
+        """By defect: names of all that a verdict of ours, and of upstream's, depends on."""
+        tools = [ours.qemu, ours.compiler, content(data_dir("vm_images"))]
+        made_of = [pin.tree, bench.parse_kernel(pin.spec).flavour, pin.symbols, *tools]
+        tests = {"ours": [probe_digest(), content(data_dir("suites"))]}
+        if self.upstream:
+            reads = Path(upstream.__file__).parent
+            tests["upstream"] = [content(data_dir("suites") / "upstream"), content(reads)]
+        return {
+            defect.name: {
+                which: kept.key([*made_of, msgspec.json.encode(defect).decode(), which, *parts])
+                for which, parts in tests.items()
+            }
+            for defect in self.defects
+        }
 
 
 def run(
@@ -90,21 +107,21 @@ def run(
 
     :raises HarnessError: the clean kernel does not pass, so nothing that is noticed would mean anything.
     """
-    with source.opened(parse_kernel(campaign.spec), note) as workspace:
-        base = workspace.git("rev-parse", f"{workspace.base}^{{tree}}")
-    keys = {defect.name: campaign.keys(defect, base) for defect in campaign.defects}
-    known = {name: {which: kept.recall(_VERDICTS, key, Seen) for which, key in of.items()} for name, of in keys.items()}
-    left = [defect for defect in campaign.defects if None in known[defect.name].values()]
+    pin = bench.pinned(campaign.spec, note)
+    ours = identity()
+    keys = campaign.keys(pin, ours)
+    found = {name: {which: _recall(key) for which, key in of.items()} for name, of in keys.items()}
+    left = [defect for defect in campaign.defects if None in found[defect.name].values()]
     for name in [defect.name for defect in campaign.defects if defect not in left]:
-        yield _put_together(name, known[name]), True
-    if not left:
-        return
-    figures = _clean(campaign, "before", note)
+        yield _put_together(name, found[name]), True
+    figures: list[Record] = []
+    if left:
+        figures = _clean(campaign, pin, "before", note, exact=any(defect.kind == "cost" for defect in left))
     work = [
         jobs.Job(
             defect.name,
             attempt,
-            (campaign.spec, defect, figures, [w for w, seen in known[defect.name].items() if seen is None]),
+            (pin, defect, figures, [which for which, known in found[defect.name].items() if known is None]),
             exact=defect.kind == "cost",
         )
         for defect in left
@@ -113,50 +130,82 @@ def run(
         if finished.error is not None:
             yield Tried(finished.key, error=f"not tried: {finished.error}"), False
             continue
-        tried: Tried = finished.value
-        found, tried_by = known[tried.name], {"ours": tried.ours, "upstream": tried.upstream}
-        for which in [which for which, seen in found.items() if seen is None]:
-            found[which] = tried_by[which]
-            if not tried.error:
-                kept.remember(_VERDICTS, keys[tried.name][which], tried_by[which])
-        yield _put_together(tried.name, found, tried), False
-    _clean(campaign, "after", note)
+        tried: Attempt = finished.value
+        for which, seen in tried.seen.items():
+            found[finished.key][which] = _Kept(seen)
+            if (tried.by.qemu, tried.by.compiler) == (ours.qemu, ours.compiler):  # the key names ours
+                _remember(keys[finished.key][which], _Kept(seen))
+        yield _put_together(finished.key, found[finished.key], tried), False
+    if any(verdict is not None and not verdict.confirmed for of in found.values() for verdict in of.values()):
+        _clean(campaign, pin, "after", note)
+        for key in [key for of in keys.values() for key in of.values()]:
+            if verdict := _recall(key):
+                _remember(key, _Kept(verdict.seen, confirmed=True))
 
 
-def _put_together(name: str, seen: dict[str, Seen | None], now: Tried | None = None) -> Tried:
-    now = now or Tried(name)
-    return Tried(name, now.error, seen["ours"] or Seen(), seen.get("upstream") or Seen(), now.seconds)
+def _recall(key: str) -> _Kept | None:
+    return kept.recall(_VERDICTS, key, _Kept)
 
 
-def attempt(spec: str, defect: Defect, figures: list[Record], which: Sequence[str]) -> Tried:
+@disk_errors()
+def _remember(key: str, verdict: _Kept) -> None:
+    kept.remember(_VERDICTS, key, verdict)
+
+
+def _put_together(name: str, found: dict[str, _Kept | None], now: Attempt | None = None) -> Tried:
+    seen = {which: verdict.seen if verdict else Seen() for which, verdict in found.items()}
+    error, seconds = (now.error, now.seconds) if now else ("", 0.0)
+    return Tried(name, error, seen["ours"], seen.get("upstream", Seen()), seconds)
+
+
+@disk_errors()
+def attempt(pin: bench.Pinned, defect: Defect, figures: list[Record], which: Sequence[str]) -> Attempt:
     """Build the kernel with *defect* and try it by *which* suites; *figures* are the clean kernel's exact ones."""
     began = time.monotonic()
+    seen: dict[str, Seen] = {}
+    error = ""
     with tempfile.TemporaryDirectory(prefix="kst-sabotage-") as scratch:
         try:
-            with bench.taken(parse_kernel(spec)) as place:
-                kernel = f"{place.kernel(defect, Path(scratch))},source={spec}"
-        except (BootError, UsageError) as error:
-            return Tried(defect.name, error=str(error))
-        ours = theirs = Seen()
-        if "ours" in which:
-            ours = _dearer(kernel, figures) if defect.kind == "cost" else noticed(kernel, OURS)
-        if "upstream" in which:
-            theirs = noticed(kernel, UPSTREAM)
-    return Tried(defect.name, "", ours, theirs, round(time.monotonic() - began, 1))
+            with bench.taken(pin) as place:
+                kernel = f"{place.kernel(defect, Path(scratch))},source={pin.spec}"
+        except (BootError, UsageError) as problem:
+            return Attempt(str(problem), {}, 0.0, identity())
+        for part in which:
+            try:
+                if part == "upstream":
+                    found = noticed(kernel, UPSTREAM)
+                    bench.check(pin)  # its programs were built from what the spec names now
+                else:
+                    found = _dearer(kernel, figures) if defect.kind == "cost" else noticed(kernel, OURS)
+                seen[part] = found
+            except HarnessError as problem:
+                error = error or f"not tried: {problem}"
+    return Attempt(error, seen, round(time.monotonic() - began, 1), identity())
 
 
 def noticed(kernel: str, suites: Sequence[str]) -> Seen:
-    """The first test of *suites* that fails on *kernel*; a test that broke, or was not run, notices nothing."""
+    """The first test of *suites* that fails on *kernel*.
+
+    :raises HarnessError: none failed, and one broke or was not run: so nothing is known.
+    """
     began = time.monotonic()
-    told, records = runs.run(kernel, suites, ["--fail-fast", "--timeout", str(TEST_BOUND)])
-    if told.exit_code == 3 and any(record.outcome in (Outcome.ERROR, Outcome.MISS) for record in records):
-        told, records = runs.run(kernel, suites, ["--timeout", str(TEST_BOUND)])
+    bound = ("--timeout", str(TEST_BOUND))
+    told, records = runs.run(kernel, suites, ["--fail-fast", *bound])
+    if told.exit_code not in (0, 125) and _first(records) is None:  # a test that broke or was not run ended it
+        told, records = runs.run(kernel, suites, bound)
     seconds = round(time.monotonic() - began, 1)
     if told.exit_code == 125:
         return Seen("boot", "NO BOOT", told.why, seconds)
-    # A test that passes against its finding noticed nothing.
-    first = next((record for record in records if record.counts_as_failure and not record.unexpected_pass), None)
-    return Seen(first.id, str(first.outcome), first.message, seconds) if first else Seen(seconds=seconds)
+    if first := _first(records):
+        return Seen(first.id, str(first.outcome), first.message, seconds)
+    if told.exit_code not in (0, 1) or any(record.outcome in (Outcome.ERROR, Outcome.MISS) for record in records):
+        raise HarnessError(f"{' '.join(suites)}: {told.verdict}: {told.why}")
+    return Seen(seconds=seconds)
+
+
+def _first(records: Sequence[Record]) -> Record | None:
+    """The first that failed; a test that passes against its finding noticed nothing."""
+    return next((record for record in records if record.counts_as_failure and not record.unexpected_pass), None)
 
 
 def _dearer(kernel: str, figures: list[Record]) -> Seen:
@@ -174,22 +223,24 @@ def _dearer(kernel: str, figures: list[Record]) -> Seen:
     return Seen("kst compare --max-regression 0", "DEARER", message, seconds)
 
 
-def _clean(campaign: Campaign, when: str, note: Callable[[str], None]) -> list[Record]:
-    """The clean kernel passes all that the broken ones are tried by; its exact figures."""
-    wanted = parse_kernel(campaign.spec)
+@disk_errors()
+def _clean(
+    campaign: Campaign, pin: bench.Pinned, when: str, note: Callable[[str], None], *, exact: bool = False
+) -> list[Record]:
+    """The clean kernel passes all that the broken ones are tried by; its exact figures, if they are asked for."""
     with tempfile.TemporaryDirectory(prefix="kst-sabotage-") as scratch:
         note(f"{campaign.spec}: builds the clean kernel, and tries it {when} the broken ones")
-        with bench.taken(wanted) as place:
-            kernel = f"{place.kernel(None, Path(scratch))},source={campaign.spec}"
+        with bench.taken(pin) as place:
+            kernel = f"{place.kernel(None, Path(scratch))},source={pin.spec}"
         for suites in (OURS, *([UPSTREAM] if campaign.upstream else [])):
-            told, records = runs.run(kernel, suites, [])
+            told, records = runs.run(kernel, suites, ["--timeout", str(CLEAN_BOUND)])
             if told.exit_code:
                 bad = ", ".join(record.id for record in records if record.counts_as_failure) or told.why
                 raise HarnessError(
                     f"{campaign.spec}: the clean kernel does not pass {when} the broken ones, "
                     f"so nothing can be said of them: {bad}"
                 )
-        if when == "after" or all(defect.kind != "cost" for defect in campaign.defects):
+        if not exact:
             return []
         told, records = runs.run(kernel, LATENCY, ["--mode", "exact"])
         if told.exit_code:
