@@ -53,6 +53,20 @@ def test_the_users_files_are_never_written_to(linux: Path, kind: str) -> None:
     assert {str(path.relative_to(src)) for path in src.rglob("*") if path.is_file()} == kept
 
 
+def test_an_index_in_two_parts_is_read_as_the_one_it_is(linux: Path) -> None:
+    commit_all(linux)
+    user_git(linux, "config", "core.splitIndex", "true")
+    user_git(linux, "update-index", "--split-index")
+    assert list((linux / ".git").glob("sharedindex.*"))
+    (linux / "mm/memory.c").write_text("changed\n")
+    for text in ("changed\n", "again\n"):
+        (linux / "mm/memory.c").write_text(text)
+        before = contents(linux)
+        src, _ = laid_out(f"tree:{linux}")
+        assert (src / "mm/memory.c").read_text() == text
+        assert contents(linux) == before
+
+
 def test_a_tree_and_its_commit_are_the_same_source(linux: Path) -> None:
     commit_all(linux)
     assert laid_out(f"tree:{linux}")[1] == laid_out(f"git:{linux}")[1]
