@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-import contextlib
+import errno
 import platform
 import re
 import shutil
@@ -89,8 +89,12 @@ def keep(folder: Path, build: str) -> None:
     """Take the recipe in *folder* into the cache, under its *build*, by which ``of`` finds it."""
     entry = _root() / build
     shutil.rmtree(entry, ignore_errors=True)
-    with contextlib.suppress(FileExistsError):  # another kst was faster: it is the same
+    try:
         folder.rename(entry)
+    except OSError as error:
+        if error.errno not in (errno.EEXIST, errno.ENOTEMPTY):
+            raise
+        # Another kst was faster: what it kept is the same.
 
 
 def _local_changes(workspace: Workspace, theirs: Path, folder: Path) -> tuple[str, str, str]:
