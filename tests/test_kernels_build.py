@@ -56,6 +56,34 @@ def test_the_same_contents_are_built_once(linux: Path, tmp_path: Path) -> None:
     assert not [note for note in notes if "building" in note]
 
 
+def test_sources_that_give_the_same_bytes_are_each_built_once(linux: Path, tmp_path: Path) -> None:
+    """A commit that touches documentation only: both it and its parent are known afterwards, and are one kernel."""
+    parent = commit_all(linux)
+    (linux / "Documentation").mkdir()
+    (linux / "Documentation/mm.rst").write_text("words\n")
+    child = commit_all(linux)
+    first = built(f"git:{linux}@{parent}")
+    entry = first.vmlinuz.stat().st_ino
+    second = built(f"git:{linux}@{child}")
+    assert second.digest == first.digest
+    notes: list[str] = []
+    for commit in (parent, child, parent):
+        kernel = built(f"git:{linux}@{commit}", notes)
+        assert (kernel.digest, kernel.provenance["commit"]) == (first.digest, commit)
+    assert not [note for note in notes if "building" in note]
+    assert kernel.vmlinuz.stat().st_ino == entry, "the entry was replaced under whoever boots it"
+
+
+@pytest.mark.parametrize("name", ["KCFLAGS", "LLVM", "ARCH", "CROSS_COMPILE", "V", "KBUILD_OUTPUT", "MAKEFLAGS"])
+def test_nothing_of_the_environment_reaches_the_build(linux: Path, monkeypatch: pytest.MonkeyPatch, name: str) -> None:
+    makefile = linux / "Makefile"
+    makefile.write_text(
+        makefile.read_text().replace("$(src)/image $< > $@", f"$(src)/image $< > $@; echo '{name}=$({name})' >> $@")
+    )
+    monkeypatch.setenv(name, "w" if name == "MAKEFLAGS" else "something")
+    assert b"something" not in built(f"tree:{linux}").vmlinuz.read_bytes()
+
+
 def test_what_changes_the_kernel_is_built(linux: Path, tmp_path: Path) -> None:
     (tmp_path / "a.patch").write_text(mail(change()))
     (tmp_path / "b.patch").write_text(mail(change(new="line FIVE")))

@@ -14,7 +14,7 @@ from pathlib import Path
 
 import psutil
 import pytest
-from kernels_mirror import Mirror
+from kernels_mirror import Mirror, bzimage
 from test_kernels_debian import get
 
 from kselftests_py.errors import HarnessError
@@ -158,6 +158,25 @@ def test_prune_empties_the_cache_but_for_what_is_in_use(kernels_mirror: Mirror) 
     assert [cached.image.digest for cached in removed] == [in_use]
     assert removed[0].size > 1000
     assert (kept, list_images()) == ([], [])
+
+
+def test_a_whole_entry_is_not_replaced_by_its_like_and_a_damaged_one_is(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("KST_CACHE", str(tmp_path))
+
+    def build(entry: Path) -> None:
+        (entry / "lib/modules/7.3").mkdir(parents=True)
+        (entry / "lib/modules/7.3/vmlinuz").write_bytes(bzimage("7.3"))
+        (entry / "lib/modules/7.3/config").touch()
+
+    first, second = (store.add("tree:x", "7.3", {"commit": name}, build) for name in "ab")
+    assert (second.digest, second.provenance) == (first.digest, {"commit": "a"})
+    flip(first.vmlinuz)
+    assert store.add("tree:x", "7.3", {"commit": "c"}, build).provenance == {"commit": "c"}
+    [cached] = list_images()
+    assert not cached.problem
+    assert {path.name for path in (tmp_path / "kernels").iterdir()} == {first.digest}
 
 
 def test_another_process_that_holds_the_cache_is_waited_for_and_said(kernels_mirror: Mirror) -> None:

@@ -33,6 +33,9 @@ _TOOLS = {
 _STEP = re.compile(r"  (?:CC|AS)(?: \[M\])?\s+(?P<object>\S+)")
 _TOLD_EVERY = 100  # objects
 _FULL = "No space left on device"
+# All that a build sees of the user's environment: kbuild reads many names (LLVM, ARCH, CROSS_COMPILE, KCFLAGS, V) that
+# would change the kernel, or what make says, and are no part of the key under which it is kept.
+_INHERITED = ("PATH", "HOME", "TMPDIR", "LD_LIBRARY_PATH")
 # What would make two builds of the same source differ.
 _FIXED = {
     "KBUILD_BUILD_TIMESTAMP": "2000-01-01 00:00:00 UTC",
@@ -81,7 +84,8 @@ def resolve(wanted: BuildSpec, progress: Progress) -> KernelImage:
             compile_kernel(wanted.spec, workspace.src, out, wanted.flavour, progress)
             cached = _take(wanted, out, provenance, progress)
         recipe.keep(scratch / "recipe", provenance["build"])
-    return replace(cached, spec=wanted.spec)
+    # The same bytes may have been built from something else before: what counts is what was asked for now.
+    return replace(cached, spec=wanted.spec, provenance=provenance)
 
 
 def _key(parts: dict[str, str]) -> str:
@@ -90,8 +94,15 @@ def _key(parts: dict[str, str]) -> str:
 
 
 def _find(key: str, progress: Progress) -> KernelImage | None:
+    """The kernel that the inputs *key* gave; an entry names one origin, and others may have given the same bytes."""
     with store.lock(progress):
-        return store.find(lambda kernel: kernel.provenance.get("build") == key, progress)
+        found = store.find(lambda kernel: kernel.provenance.get("build") == key, progress)
+        return found or store.recall(_answer(key), progress)
+
+
+def _answer(key: str) -> str:
+    """Under which name the cache remembers what *key* gave."""
+    return f"build {key}"
 
 
 def _cc() -> str:
@@ -203,9 +214,7 @@ def _make(
         "CCACHE_NOHASHDIR": "1",
         "CCACHE_DIR": str(paths.cache_dir() / "ccache"),
     }
-    inherited = {
-        key: value for key, value in os.environ.items() if key not in ("MAKEFLAGS", "MAKELEVEL", "KBUILD_OUTPUT")
-    }
+    inherited = {name: value for name, value in os.environ.items() if name in _INHERITED or name.startswith("CCACHE_")}
     lines = []
     with subprocess.Popen(
         command, env=ccache | inherited | _FIXED, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE,
@@ -242,6 +251,7 @@ def _take(wanted: BuildSpec, out: Path, provenance: dict[str, str], progress: Pr
 
     with store.lock(progress):
         added = store.add(wanted.spec, release, provenance, lay_out)
+        store.remember(_answer(provenance["build"]), added)
         found = store.find(lambda kernel: kernel.digest == added.digest, progress)
     if not found:
         raise HarnessError(f"{store.root()}: what was stored cannot be read back; check the disk")
