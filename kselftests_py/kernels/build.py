@@ -56,11 +56,7 @@ def resolve(wanted: BuildSpec, progress: Progress) -> KernelImage:
     ours, users = config.read(config.flavour_files(wanted.flavours)), config.read(wanted.configs)
     symbols = config.text(ours | users)
     with source.opened(wanted, progress) as workspace, source.scratch(workspace.folder) as scratch:
-        patches = []
-        for number, each in enumerate(wanted.series):
-            folder = scratch / str(number)
-            folder.mkdir()
-            patches.append((f"+series:{each}", series.collect(each, folder, progress)))
+        patches = collect(wanted, scratch, progress)
         provenance = workspace.provenance | {
             "tree": workspace.git("rev-parse", f"{workspace.base}^{{tree}}"),
             "flavour": wanted.flavour,
@@ -74,11 +70,7 @@ def resolve(wanted: BuildSpec, progress: Progress) -> KernelImage:
         cached = _find(provenance["build"], progress)
         recipe.write(scratch / "recipe", wanted, workspace, [files for _, files in patches], users)
         if not cached:
-            workspace.lay_out(workspace.base)
-            for name, files in patches:
-                series.apply(workspace, name, files)
-            if "twin" in wanted.flavours:
-                twin.make_selectable(workspace.src)
+            lay_out(wanted, workspace, workspace.base, patches)
             out = workspace.folder / f"out-{wanted.flavour}"
             configure(workspace.src, out, ours, users, progress)
             compile_kernel(wanted.spec, workspace.src, out, wanted.flavour, progress)
@@ -86,6 +78,29 @@ def resolve(wanted: BuildSpec, progress: Progress) -> KernelImage:
         recipe.keep(scratch / "recipe", provenance["build"])
     # The same bytes may have been built from something else before: what counts is what was asked for now.
     return replace(cached, spec=wanted.spec, provenance=provenance)
+
+
+Patches = list[tuple[str, list[Path]]]
+"""Each ``+series:`` of a spec, and its files."""
+
+
+def collect(wanted: BuildSpec, scratch: Path, progress: Progress) -> Patches:
+    """The series of *wanted*; *scratch* takes what is fetched. Raises as ``series.collect`` does."""
+    patches = []
+    for number, each in enumerate(wanted.series):
+        folder = scratch / str(number)
+        folder.mkdir()
+        patches.append((f"+series:{each}", series.collect(each, folder, progress)))
+    return patches
+
+
+def lay_out(wanted: BuildSpec, workspace: source.Workspace, commit: str, patches: Patches) -> None:
+    """Make the workspace's source *commit* with all on top that *wanted* asks for. Raises as ``series.apply`` does."""
+    workspace.lay_out(commit)
+    for name, files in patches:
+        series.apply(workspace, name, files)
+    if "twin" in wanted.flavours:
+        twin.make_selectable(workspace.src)
 
 
 def _key(parts: dict[str, str]) -> str:
@@ -171,17 +186,6 @@ def compile_kernel(spec: str, src: Path, out: Path, name: str, progress: Progres
         raise _failure(spec, told.stdout, log)
     counted.write_text(str(max(done, int(known or 0))))
     return log
-
-
-def objects(spec: str, src: Path, out: Path, name: str, sources: list[str]) -> str:
-    """Compile each of *sources* anew; gives what was said. Raises BootError with the first error."""
-    wanted = [str(Path(each).with_suffix(".o")) for each in sources]
-    for each in wanted:
-        (out / each).unlink(missing_ok=True)
-    told = _make(src, out, name, wanted, lambda line: None) if wanted else None
-    if told is not None and told.returncode:
-        raise _failure(spec, told.stdout, None)
-    return told.stdout if told else ""
 
 
 def _failure(what: str, text: str, log: Path | None) -> BootError | HarnessError:
