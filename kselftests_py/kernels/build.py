@@ -15,7 +15,7 @@ from pathlib import Path
 
 from kselftests_py import paths
 from kselftests_py.errors import BootError, HarnessError
-from kselftests_py.kernels import config, image, recipe, series, source, store, twin
+from kselftests_py.kernels import config, git, image, recipe, series, source, store, twin
 from kselftests_py.kernels.image import KernelImage
 from kselftests_py.kernels.spec import BuildSpec
 
@@ -32,7 +32,6 @@ _TOOLS = {
 }
 _STEP = re.compile(r"  (?:CC|AS)(?: \[M\])?\s+(?P<object>\S+)")
 _TOLD_EVERY = 100  # objects
-_FULL = "No space left on device"
 # All that a build sees of the user's environment: kbuild reads many names (LLVM, ARCH, CROSS_COMPILE, KCFLAGS, V) that
 # would change the kernel, or what make says, and are no part of the key under which it is kept.
 _INHERITED = ("PATH", "HOME", "TMPDIR", "LD_LIBRARY_PATH")
@@ -190,7 +189,7 @@ def compile_kernel(spec: str, src: Path, out: Path, name: str, progress: Progres
 
 def _failure(what: str, text: str, log: Path | None) -> BootError | HarnessError:
     where = f" (log: {log})" if log else ""
-    if _FULL in text:
+    if git.FULL.search(text):
         return HarnessError(f"{what}: the disk is full: free some space and try again, what is built is kept{where}")
     patterns = (r"^.*\berror: .*$", r"^.*undefined reference.*$", r"^.*\*\*\* (?!\[).*$", r"^.*\*\*\*.*$", r"^.+$")
     found = next((match for pattern in patterns if (match := re.search(pattern, text, re.MULTILINE))), None)

@@ -9,13 +9,14 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from kselftests_py.errors import BootError
-from kselftests_py.kernels import build, config, source
+from kselftests_py.kernels import build, config, source, store
 from kselftests_py.kernels.spec import BuildSpec
 
 _WARNING = re.compile(r"^(?P<file>[^\s:]+):(?P<place>\d+(?::\d+)?): warning: (?P<text>.*)$", re.MULTILINE)
 _CAN_WARN = (".c", ".h", ".S")
 
 
+@store.disk_errors()
 def new(wanted: BuildSpec, parent: str, files: Sequence[str], progress: Callable[[str], None]) -> list[str]:
     """The warnings that *files* give in *wanted* (a commit) and did not give in *parent*, as ``file: text``.
 
