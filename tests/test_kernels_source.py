@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import shutil
 from pathlib import Path
 
 import pytest
@@ -158,17 +157,6 @@ def test_without_git_one_line_says_so(linux: Path, monkeypatch: pytest.MonkeyPat
     monkeypatch.setenv("PATH", "/nowhere")
     with pytest.raises(HarnessError, match="install the package git"):
         laid_out(f"tree:{linux}")
-
-
-def test_prune_takes_what_nobody_uses(linux: Path) -> None:
-    wanted = parse(f"tree:{linux}")
-    assert isinstance(wanted, BuildSpec)
-    with source.opened(wanted, lambda _: None) as workspace:
-        source.prune()
-        assert workspace.src.is_dir()
-    assert source.prune() > 0
-    assert not workspace.folder.exists()
-    shutil.rmtree(linux)
 
 
 def spec_of(kind: str, want: str, **parts: object) -> tuple[object, ...]:

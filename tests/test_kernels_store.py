@@ -17,8 +17,9 @@ import pytest
 from kernels_mirror import Mirror, bzimage
 from test_kernels_debian import get
 
+from kselftests_py import prune
 from kselftests_py.errors import HarnessError
-from kselftests_py.kernels import list_images, prune, resolve, store
+from kselftests_py.kernels import list_images, resolve, store
 
 pytest_plugins = ["kernels_fixtures"]
 
@@ -149,12 +150,12 @@ def test_prune_empties_the_cache_but_for_what_is_in_use(kernels_mirror: Mirror) 
     in_use = holder.stdout.readline().strip()
     other = start(RESOLVE, "debian:7.2")
     other.communicate(timeout=120)
-    removed, kept = prune()
+    removed, kept = store.prune()
     assert [cached.image.digest for cached in kept] == [in_use]
     assert [cached.image.release for cached in removed] == ["7.2.12+deb13-amd64"]
     assert [cached.image.digest for cached in list_images()] == [in_use]
     holder.communicate(timeout=60)
-    removed, kept = prune()
+    removed, kept = store.prune()
     assert [cached.image.digest for cached in removed] == [in_use]
     assert removed[0].size > 1000
     assert (kept, list_images()) == ([], [])
@@ -200,7 +201,7 @@ def test_another_process_that_holds_the_cache_is_waited_for_and_said(kernels_mir
 def test_a_cache_that_is_no_directory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "file").touch()
     monkeypatch.setenv("KST_CACHE", str(tmp_path / "file"))
-    for action in (lambda: resolve("debian:7.3"), list_images, prune):
+    for action in (lambda: resolve("debian:7.3"), list_images, prune.prune):
         with pytest.raises(HarnessError, match=r"file.*set KST_CACHE"):
             action()
 

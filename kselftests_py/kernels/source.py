@@ -18,8 +18,6 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-import filelock
-
 from kselftests_py import paths
 from kselftests_py.errors import HarnessError, UsageError
 from kselftests_py.kernels import apt, debian, git, locks, store
@@ -239,15 +237,3 @@ def _snapshot(folder: Path, theirs: Path, progress: Callable[[str], None]) -> st
     quick = ("-c", "core.fsmonitor=false", "-c", "core.splitIndex=false", "-c", "core.compression=1")
     git.output(*quick, "add", "--all", cwd=theirs, env=env)
     return _commit(folder, git.output("write-tree", cwd=theirs, env=env))
-
-
-def prune() -> int:
-    """Remove every workspace that nobody is in; gives the bytes freed."""
-    freed = 0
-    for folder in builds().iterdir():
-        if folder.is_dir():
-            holder = filelock.FileLock(folder.with_name(f"{folder.name}.lock"))
-            with contextlib.suppress(filelock.Timeout), holder.acquire(timeout=0):
-                freed += sum(path.lstat().st_size for path in folder.rglob("*"))
-                shutil.rmtree(folder, ignore_errors=True)
-    return freed
