@@ -186,13 +186,35 @@ def test_what_was_asked_is_compared_with_what_came_out(
 
 @pytest.mark.parametrize("flavour", FLAVOURS)
 def test_the_fragments_are_explained_and_add_something(flavour: str) -> None:
+    """Each group of symbols (what no blank line or comment parts) has a comment above it."""
     (path,) = config.flavour_files([flavour])
     symbols = config.read([path])
+    before = ""
+    for number, line in enumerate(path.read_text().splitlines(), start=1):
+        assert not (line.startswith("CONFIG_") and not before), f"{path.name}:{number}: {line} is not explained"
+        assert not re.fullmatch(r"#\s*", line), f"{path.name}:{number}: explains nothing"
+        before = line
     assert path.read_text().startswith("# ")
     assert symbols
     if flavour != "lean":
         lean = config.read(config.flavour_files(["lean"]))
         assert not {name for name, value in symbols.items() if lean.get(name) == value}, "lean has it already"
+
+
+@pytest.mark.parametrize(
+    ("flavour", "promised"),
+    [
+        ("lean", "USERFAULTFD TRANSPARENT_HUGEPAGE NUMA_BALANCING SWAP MEMCG"),
+        ("debug", "DEBUG_VM PAGE_TABLE_CHECK PROVE_LOCKING PROVE_RCU FAULT_INJECTION FAIL_PAGE_ALLOC"),
+        ("kasan", "KASAN"),
+        ("kcsan", "KCSAN"),
+        ("allmm", "IDLE_PAGE_TRACKING DAMON MEM_SOFT_DIRTY KSM ZSWAP HUGETLBFS MEMORY_FAILURE"),
+    ],
+)
+def test_a_flavour_asks_for_what_it_promises(flavour: str, promised: str) -> None:
+    """Also for what comes of itself with something else: only what is asked for is compared with what came out."""
+    symbols = config.read(config.flavour_files(["lean", flavour]))
+    assert {name for name in promised.split() if symbols.get(name) != "y"} == set()
 
 
 @pytest.mark.parametrize(
