@@ -14,8 +14,9 @@ import pytest
 from kernels_trees import KCONFIG, change, commit_all, mail, make_tree
 
 from kselftests_py.errors import BootError, HarnessError, KstError, UsageError
-from kselftests_py.kernels import KernelImage, build, config, resolve, twin
+from kselftests_py.kernels import KernelImage, config, resolve, twin
 from kselftests_py.kernels.spec import FLAVOURS
+from kselftests_py.kernels.steps import Step, to_stderr
 
 
 @pytest.fixture
@@ -261,8 +262,40 @@ def test_an_interrupted_build_leaves_no_make_behind_and_goes_on(linux: Path, tmp
     built(f"tree:{linux}")
 
 
-def test_what_make_says_becomes_progress(linux: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(build, "_TOLD_EVERY", 1)
+def test_what_make_says_becomes_progress(linux: Path) -> None:
+    """Each of make's own steps, not the compiler's alone; the second build knows how many there are at most."""
+    makefile = (linux / "Makefile").read_text()
+    more = "\t@echo '  OBJTOOL vmlinux.o'; echo '  LD [M]  x.ko'; echo 'ld: warning'; echo '  10 of 20'\n"
+    (linux / "Makefile").write_text(makefile.replace("\t@mkdir", f"{more}\t@mkdir"))
+    for total in (0, 3):
+        notes: list[str] = []
+        built(f"tree:{linux}", notes)
+        steps = [note for note in notes if isinstance(note, Step)]
+        assert [(step.done, step.now, step.last) for step in steps] == [
+            (1, "CC mm/memory.o", False),
+            (2, "OBJTOOL vmlinux.o", False),
+            (3, "LD [M] x.ko", False),
+            (3, "LD [M] x.ko", True),
+        ]
+        assert {(step.what, step.total) for step in steps} == {(f"tree:{linux}", total)}
+        (linux / "mm/memory.c").write_text("changed\n")
+
+
+def test_a_build_that_fails_ends_its_steps(linux: Path) -> None:
+    (linux / "mm/memory.c").write_text("SYNTAX\n")
     notes: list[str] = []
-    built(f"tree:{linux}", notes)
-    assert f"building tree:{linux}: 1 objects (mm/memory.o)" in notes
+    with pytest.raises(BootError):
+        built(f"tree:{linux}", notes)
+    assert [note.last for note in notes if isinstance(note, Step)] == [False, True]
+
+
+def test_a_process_without_a_terminal_writes_few_lines(capsys: pytest.CaptureFixture[str]) -> None:
+    for done in range(1, 251):
+        to_stderr(Step("x", done, 300, f"CC {done}.o"))
+    to_stderr(Step("x", 250, 300, "CC 250.o", last=True))
+    to_stderr("waiting")
+    assert capsys.readouterr().err.splitlines() == [
+        "building x: 100 of at most 300 steps (CC 100.o)",
+        "building x: 200 of at most 300 steps (CC 200.o)",
+        "waiting",
+    ]

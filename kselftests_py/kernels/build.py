@@ -18,6 +18,7 @@ from kselftests_py.errors import BootError, HarnessError
 from kselftests_py.kernels import config, git, image, recipe, series, source, store, twin
 from kselftests_py.kernels.image import KernelImage
 from kselftests_py.kernels.spec import BuildSpec
+from kselftests_py.kernels.steps import Step
 
 Progress = Callable[[str], None]
 
@@ -30,8 +31,7 @@ _TOOLS = {
     "xz": "xz-utils",
     "/usr/include/libelf.h": "libelf-dev",
 }
-_STEP = re.compile(r"  (?:CC|AS)(?: \[M\])?\s+(?P<object>\S+)")
-_TOLD_EVERY = 100  # objects
+_STEP = re.compile(r"  (?P<tool>[A-Z][A-Z0-9_]*(?: \[M\])?)\s+(?P<of>\S+)")
 # All that a build sees of the user's environment: kbuild reads many names (LLVM, ARCH, CROSS_COMPILE, KCFLAGS, V) that
 # would change the kernel, or what make says, and are no part of the key under which it is kept.
 _INHERITED = ("PATH", "HOME", "TMPDIR", "LD_LIBRARY_PATH")
@@ -161,29 +161,31 @@ def configure(src: Path, out: Path, ours: config.Symbols, users: config.Symbols,
 def compile_kernel(spec: str, src: Path, out: Path, name: str, progress: Progress) -> Path:
     """Build ``arch/x86/boot/bzImage`` in *out* as far as it is not built yet; gives the log.
 
-    The kernel's release ends with *name*. Raises BootError with the first error if it does not build.
+    The kernel's release ends with *name*; *progress* is told of make's own steps, each a ``Step``. Raises BootError
+    with the first error if it does not build.
     """
-    log, counted = out / "kst-build.log", out / "kst-objects"
-    known = counted.read_text() if counted.exists() else ""
-    done = 0
+    log, counted = out / "kst-build.log", out / "kst-steps"
+    known = int(counted.read_text()) if counted.exists() else 0
+    done, now = 0, "make"
     progress(f"building {spec}: {_jobs()} jobs" + ("" if shutil.which("ccache") else ", without ccache"))
     with log.open("w", buffering=1) as file:
 
         def watch(line: str) -> None:
-            nonlocal done
+            nonlocal done, now
             file.write(line)
             step = _STEP.match(line)
             if step:
-                done += 1
-                if done % _TOLD_EVERY == 0:
-                    of = f" of at most {known}" if known else ""
-                    progress(f"building {spec}: {done}{of} objects ({step['object']})")
+                done, now = done + 1, f"{step['tool']} {step['of']}"
+                progress(Step(spec, done, known, now))
 
         modular = "CONFIG_MODULES=y\n" in (out / ".config").read_text()
-        told = _make(src, out, name, ["bzImage", *(["modules"] if modular else [])], watch)
+        try:
+            told = _make(src, out, name, ["bzImage", *(["modules"] if modular else [])], watch)
+        finally:
+            progress(Step(spec, done, known, now, last=True))
     if told.returncode:
         raise _failure(spec, told.stdout, log)
-    counted.write_text(str(max(done, int(known or 0))))
+    counted.write_text(str(max(done, known)))
     return log
 
 
