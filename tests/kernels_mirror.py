@@ -5,9 +5,11 @@ from __future__ import annotations
 import gzip
 import hashlib
 import http.server
+import io
 import itertools
 import os
 import subprocess
+import tarfile
 import tempfile
 import threading
 import time
@@ -82,6 +84,15 @@ class Archive:
         for name, files in packages.items():
             depends = [f"{other} (= {version})" for other in packages if other != name]
             self._deb(name, version, depends if name.startswith("linux-image") else [], files)
+        self.publish()
+
+    def add_source(self, series: str, version: str, tree: Path, folder: str = "usr/src") -> None:
+        """Put the source of *series* on the mirror: *tree* in a tarball in *folder*; Debian's is in usr/src."""
+        name = f"linux-source-{series}"
+        tarball = io.BytesIO()
+        with tarfile.open(fileobj=tarball, mode="w:xz", preset=0) as archive:
+            archive.add(tree, name)
+        self._deb(name, version, [], {f"{folder}/{name}.tar.xz": tarball.getvalue()})
         self.publish()
 
     def _deb(self, name: str, version: str, depends: list[str], files: dict[str, bytes]) -> None:

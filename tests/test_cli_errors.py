@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import subprocess
@@ -11,7 +12,7 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner, Result
 
-from kselftests_py import cli
+from kselftests_py import cli, kernels
 from kselftests_py.results import RunFolder
 
 QUICK = ["--kernel", "host", "--suite", "trapping", "-k", "test_only_the_range_is_trapped and anon and wp"]
@@ -97,6 +98,37 @@ def test_full_disk_ends_the_run_with_one_line(tmp_path: Path) -> None:
     assert "No space left" in told[0]
     assert "Traceback" not in done.stdout + done.stderr
     assert (tmp_path / "results.jsonl").read_bytes().count(b"\n") > 3
+
+
+@pytest.mark.parametrize(
+    ("error", "told"),
+    [
+        (
+            OSError(errno.ENOSPC, "No space left on device", "/cache/x"),
+            "kst: /cache/x: No space left on device; free some space",
+        ),
+        (FileNotFoundError(errno.ENOENT, "No such file or directory", "make"), "kst: make: No such file or directory"),
+        (OSError("of no number"), "kst: of no number"),
+    ],
+)
+def test_what_the_system_refuses_is_one_line(monkeypatch: pytest.MonkeyPatch, error: OSError, told: str) -> None:
+    def refused(*_: object) -> None:
+        raise error
+
+    monkeypatch.setattr(kernels, "list_images", refused)
+    result = kst("kernels")
+    assert (result.exit_code, result.output) == (3, f"{told}\n")
+
+
+def test_a_reader_that_goes_away_is_no_failure_of_the_harness(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What is written to a closed pipe (kst kernels | head) is nobody's loss: no line about it."""
+
+    def gone() -> None:
+        raise BrokenPipeError(errno.EPIPE, "Broken pipe")
+
+    monkeypatch.setattr(kernels, "list_images", gone)
+    result = kst("kernels")
+    assert (result.exit_code, result.output) == (1, "")
 
 
 def test_help_names_the_exit_codes() -> None:

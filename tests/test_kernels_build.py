@@ -14,8 +14,9 @@ import pytest
 from kernels_trees import KCONFIG, change, commit_all, mail, make_tree
 
 from kselftests_py.errors import BootError, HarnessError, KstError, UsageError
-from kselftests_py.kernels import KernelImage, build, config, resolve, twin
+from kselftests_py.kernels import KernelImage, config, resolve, twin
 from kselftests_py.kernels.spec import FLAVOURS
+from kselftests_py.kernels.steps import Step, to_stderr
 
 
 @pytest.fixture
@@ -54,6 +55,34 @@ def test_the_same_contents_are_built_once(linux: Path, tmp_path: Path) -> None:
     linux.rename(tmp_path / "elsewhere/linux")
     assert built(f"tree:{tmp_path}/elsewhere/linux", notes).digest == first.digest
     assert not [note for note in notes if "building" in note]
+
+
+def test_sources_that_give_the_same_bytes_are_each_built_once(linux: Path, tmp_path: Path) -> None:
+    """A commit that touches documentation only: both it and its parent are known afterwards, and are one kernel."""
+    parent = commit_all(linux)
+    (linux / "Documentation").mkdir()
+    (linux / "Documentation/mm.rst").write_text("words\n")
+    child = commit_all(linux)
+    first = built(f"git:{linux}@{parent}")
+    entry = first.vmlinuz.stat().st_ino
+    second = built(f"git:{linux}@{child}")
+    assert second.digest == first.digest
+    notes: list[str] = []
+    for commit in (parent, child, parent):
+        kernel = built(f"git:{linux}@{commit}", notes)
+        assert (kernel.digest, kernel.provenance["commit"]) == (first.digest, commit)
+    assert not [note for note in notes if "building" in note]
+    assert kernel.vmlinuz.stat().st_ino == entry, "the entry was replaced under whoever boots it"
+
+
+@pytest.mark.parametrize("name", ["KCFLAGS", "LLVM", "ARCH", "CROSS_COMPILE", "V", "KBUILD_OUTPUT", "MAKEFLAGS"])
+def test_nothing_of_the_environment_reaches_the_build(linux: Path, monkeypatch: pytest.MonkeyPatch, name: str) -> None:
+    makefile = linux / "Makefile"
+    makefile.write_text(
+        makefile.read_text().replace("$(src)/image $< > $@", f"$(src)/image $< > $@; echo '{name}=$({name})' >> $@")
+    )
+    monkeypatch.setenv(name, "w" if name == "MAKEFLAGS" else "something")
+    assert b"something" not in built(f"tree:{linux}").vmlinuz.read_bytes()
 
 
 def test_what_changes_the_kernel_is_built(linux: Path, tmp_path: Path) -> None:
@@ -158,13 +187,35 @@ def test_what_was_asked_is_compared_with_what_came_out(
 
 @pytest.mark.parametrize("flavour", FLAVOURS)
 def test_the_fragments_are_explained_and_add_something(flavour: str) -> None:
+    """Each group of symbols (what no blank line or comment parts) has a comment above it."""
     (path,) = config.flavour_files([flavour])
     symbols = config.read([path])
+    before = ""
+    for number, line in enumerate(path.read_text().splitlines(), start=1):
+        assert not (line.startswith("CONFIG_") and not before), f"{path.name}:{number}: {line} is not explained"
+        assert not re.fullmatch(r"#\s*", line), f"{path.name}:{number}: explains nothing"
+        before = line
     assert path.read_text().startswith("# ")
     assert symbols
     if flavour != "lean":
         lean = config.read(config.flavour_files(["lean"]))
         assert not {name for name, value in symbols.items() if lean.get(name) == value}, "lean has it already"
+
+
+@pytest.mark.parametrize(
+    ("flavour", "promised"),
+    [
+        ("lean", "USERFAULTFD TRANSPARENT_HUGEPAGE NUMA_BALANCING SWAP MEMCG"),
+        ("debug", "DEBUG_VM PAGE_TABLE_CHECK PROVE_LOCKING PROVE_RCU FAULT_INJECTION FAIL_PAGE_ALLOC"),
+        ("kasan", "KASAN"),
+        ("kcsan", "KCSAN"),
+        ("allmm", "IDLE_PAGE_TRACKING DAMON MEM_SOFT_DIRTY KSM ZSWAP HUGETLBFS MEMORY_FAILURE"),
+    ],
+)
+def test_a_flavour_asks_for_what_it_promises(flavour: str, promised: str) -> None:
+    """Also for what comes of itself with something else: only what is asked for is compared with what came out."""
+    symbols = config.read(config.flavour_files(["lean", flavour]))
+    assert {name for name in promised.split() if symbols.get(name) != "y"} == set()
 
 
 @pytest.mark.parametrize(
@@ -211,8 +262,40 @@ def test_an_interrupted_build_leaves_no_make_behind_and_goes_on(linux: Path, tmp
     built(f"tree:{linux}")
 
 
-def test_what_make_says_becomes_progress(linux: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(build, "_TOLD_EVERY", 1)
+def test_what_make_says_becomes_progress(linux: Path) -> None:
+    """Each of make's own steps, not the compiler's alone; the second build knows how many there are at most."""
+    makefile = (linux / "Makefile").read_text()
+    more = "\t@echo '  OBJTOOL vmlinux.o'; echo '  LD [M]  x.ko'; echo 'ld: warning'; echo '  10 of 20'\n"
+    (linux / "Makefile").write_text(makefile.replace("\t@mkdir", f"{more}\t@mkdir"))
+    for total in (0, 3):
+        notes: list[str] = []
+        built(f"tree:{linux}", notes)
+        steps = [note for note in notes if isinstance(note, Step)]
+        assert [(step.done, step.now, step.last) for step in steps] == [
+            (1, "CC mm/memory.o", False),
+            (2, "OBJTOOL vmlinux.o", False),
+            (3, "LD [M] x.ko", False),
+            (3, "LD [M] x.ko", True),
+        ]
+        assert {(step.what, step.total) for step in steps} == {(f"tree:{linux}", total)}
+        (linux / "mm/memory.c").write_text("changed\n")
+
+
+def test_a_build_that_fails_ends_its_steps(linux: Path) -> None:
+    (linux / "mm/memory.c").write_text("SYNTAX\n")
     notes: list[str] = []
-    built(f"tree:{linux}", notes)
-    assert f"building tree:{linux}: 1 objects (mm/memory.o)" in notes
+    with pytest.raises(BootError):
+        built(f"tree:{linux}", notes)
+    assert [note.last for note in notes if isinstance(note, Step)] == [False, True]
+
+
+def test_a_process_without_a_terminal_writes_few_lines(capsys: pytest.CaptureFixture[str]) -> None:
+    for done in range(1, 251):
+        to_stderr(Step("x", done, 300, f"CC {done}.o"))
+    to_stderr(Step("x", 250, 300, "CC 250.o", last=True))
+    to_stderr("waiting")
+    assert capsys.readouterr().err.splitlines() == [
+        "building x: 100 of at most 300 steps (CC 100.o)",
+        "building x: 200 of at most 300 steps (CC 200.o)",
+        "waiting",
+    ]

@@ -105,7 +105,7 @@ def test_a_directory_without_a_repository_cannot_go_elsewhere(linux: Path, tmp_p
 
 def test_what_was_pruned_says_so(linux: Path) -> None:
     kernel = built(f"tree:{linux}")
-    recipe.prune()
+    shutil.rmtree(recipe.root())
     assert "not in the cache any more" in recipe.of(kernel.spec, kernel.provenance)[0].problem
 
 
@@ -164,3 +164,15 @@ def test_a_kernel_of_the_cache_by_its_digest(linux: Path) -> None:
     for spec, told in (("cached:0000000", "kst kernels lists"), ("cached:abc", "at least 7 digits")):
         with pytest.raises(UsageError, match=told):
             resolve(spec)
+
+
+def test_another_kst_that_keeps_the_same_recipe_first(
+    linux: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It comes between our looking and our writing: a directory that is not empty is in the way, and is as good."""
+    kernel = built(f"tree:{linux}")
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine/recipe.json").write_text("{}")
+    monkeypatch.setattr(recipe.shutil, "rmtree", lambda *_, **__: None)
+    recipe.keep(tmp_path / "mine", kernel.provenance["build"])
+    assert recipe.of(kernel.spec, kernel.provenance)[0].kind == "tree"

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -64,6 +67,13 @@ def test_a_series_is_applied_in_order(tmp_path: Path, files: dict[str, str], nam
         (mail(new_file("mm/out", "/tmp", "120000") + new_file("mm/out/evil", "x")), "mm/out"),
         (mail(new_file("mm/out", "/etc/passwd", "120000")), "outside the tree"),
         (mail(new_file("mm/out", "../../evil", "120000")), "outside the tree"),
+        (mail(new_file("mm/out", "/tree/mm", "120000")), "outside the tree"),
+        (
+            mail(new_file("a/b/c/k", "../../..", "120000") + new_file("a/b/c/l", "k/../evil", "120000")),
+            "a/b/c/l is a link",
+        ),
+        (mail(new_file("a/k", "../..", "120000")) + mail(new_file("a/l", "k/evil", "120000"), "second"), "outside"),
+        (mail(change(), "No space left on device") + mail(change(), "No space left on device"), "does not apply"),
     ],
 )
 def test_what_is_wrong_with_a_series_is_one_line(tmp_path: Path, text: str, says: str) -> None:
@@ -78,6 +88,50 @@ def test_what_is_wrong_with_a_series_is_one_line(tmp_path: Path, text: str, says
 def test_a_link_within_the_tree_is_taken(tmp_path: Path) -> None:
     (tmp_path / "a.patch").write_text(mail(new_file("mm/link", "../Kconfig", "120000")))
     assert (applied(tmp_path, tmp_path / "a.patch") / "mm/link").is_symlink()
+
+
+def test_a_link_that_was_there_and_one_that_a_series_turns_outward(tmp_path: Path) -> None:
+    """What leads out of the user's own tree is theirs; that a series makes it lead elsewhere is refused."""
+    linux = tmp_path / "linux"
+    (linux / "own").symlink_to("/usr/include")
+    (linux / "mm/deep").mkdir()
+    (linux / "mm/deep/.keep").touch()
+    (linux / "mm/step").symlink_to("deep")
+    (linux / "mm/through").symlink_to("step/../../evil")
+    commit_all(linux)
+    (tmp_path / "good.patch").write_text(mail(change()))
+    assert (applied(tmp_path, tmp_path / "good.patch") / "own").is_symlink()
+    moved = (
+        "diff --git a/mm/step b/mm/step\nindex 1111111..2222222 120000\n--- a/mm/step\n+++ b/mm/step\n@@ -1 +1 @@\n"
+        "-deep\n\\ No newline at end of file\n+.\n\\ No newline at end of file\n"
+    )
+    (tmp_path / "bad.patch").write_text(mail(moved))
+    with pytest.raises(UsageError, match="mm/through is a link"):
+        applied(tmp_path, tmp_path / "bad.patch")
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="a file system of its own needs root")
+def test_a_full_disk_is_not_the_patch(tmp_path: Path) -> None:
+    """The cache is on a file system where the tree has room, and the series has not."""
+    (tmp_path / "a.patch").write_text(mail(new_file("mm/big.c", "x" * (2 << 20))))
+    (tmp_path / "cache").mkdir()
+    code = (
+        "from pathlib import Path\n"
+        "from kselftests_py.kernels import series, source, spec\n"
+        "from kselftests_py.errors import HarnessError\n"
+        f"with source.opened(spec.parse('git:{tmp_path}/linux'), print) as workspace:\n"
+        "    workspace.lay_out(workspace.base)\n"
+        f"    try: series.apply(workspace, 'a.patch', [Path('{tmp_path}/a.patch')])\n"
+        "    except HarnessError as error: print(error)"
+    )
+    command = 'mount -t tmpfs -o size=1500k tmpfs "$1" && exec "$2" -c "$3"'
+    done = subprocess.run(
+        ["unshare", "--mount", "sh", "-c", command, "sh", tmp_path / "cache", sys.executable, code],
+        capture_output=True, text=True, check=False, timeout=120,
+        env=os.environ | {"PYTHONPATH": str(Path(series.__file__).parents[2])},
+    )  # fmt: skip
+    assert (done.returncode, done.stderr) == (0, "")
+    assert done.stdout == "a.patch: cannot be applied: the disk of the cache is full; free some space\n"
 
 
 def test_after_a_series_that_failed_the_next_one_starts_clean(tmp_path: Path) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import shutil
 from pathlib import Path
 
 import pytest
@@ -51,6 +50,20 @@ def test_the_users_files_are_never_written_to(linux: Path, kind: str) -> None:
     assert contents(linux) == before
     kept = {name for name in before if not name.startswith(".git/") and not name.endswith(".o")}
     assert {str(path.relative_to(src)) for path in src.rglob("*") if path.is_file()} == kept
+
+
+def test_an_index_in_two_parts_is_read_as_the_one_it_is(linux: Path) -> None:
+    commit_all(linux)
+    user_git(linux, "config", "core.splitIndex", "true")
+    user_git(linux, "update-index", "--split-index")
+    assert list((linux / ".git").glob("sharedindex.*"))
+    (linux / "mm/memory.c").write_text("changed\n")
+    for text in ("changed\n", "again\n"):
+        (linux / "mm/memory.c").write_text(text)
+        before = contents(linux)
+        src, _ = laid_out(f"tree:{linux}")
+        assert (src / "mm/memory.c").read_text() == text
+        assert contents(linux) == before
 
 
 def test_a_tree_and_its_commit_are_the_same_source(linux: Path) -> None:
@@ -144,17 +157,6 @@ def test_without_git_one_line_says_so(linux: Path, monkeypatch: pytest.MonkeyPat
     monkeypatch.setenv("PATH", "/nowhere")
     with pytest.raises(HarnessError, match="install the package git"):
         laid_out(f"tree:{linux}")
-
-
-def test_prune_takes_what_nobody_uses(linux: Path) -> None:
-    wanted = parse(f"tree:{linux}")
-    assert isinstance(wanted, BuildSpec)
-    with source.opened(wanted, lambda _: None) as workspace:
-        source.prune()
-        assert workspace.src.is_dir()
-    assert source.prune() > 0
-    assert not workspace.folder.exists()
-    shutil.rmtree(linux)
 
 
 def spec_of(kind: str, want: str, **parts: object) -> tuple[object, ...]:

@@ -14,11 +14,12 @@ from pathlib import Path
 
 import psutil
 import pytest
-from kernels_mirror import Mirror
+from kernels_mirror import Mirror, bzimage
 from test_kernels_debian import get
 
+from kselftests_py import prune
 from kselftests_py.errors import HarnessError
-from kselftests_py.kernels import list_images, prune, resolve, store
+from kselftests_py.kernels import list_images, resolve, store
 
 pytest_plugins = ["kernels_fixtures"]
 
@@ -149,15 +150,34 @@ def test_prune_empties_the_cache_but_for_what_is_in_use(kernels_mirror: Mirror) 
     in_use = holder.stdout.readline().strip()
     other = start(RESOLVE, "debian:7.2")
     other.communicate(timeout=120)
-    removed, kept = prune()
+    removed, kept = store.prune()
     assert [cached.image.digest for cached in kept] == [in_use]
     assert [cached.image.release for cached in removed] == ["7.2.12+deb13-amd64"]
     assert [cached.image.digest for cached in list_images()] == [in_use]
     holder.communicate(timeout=60)
-    removed, kept = prune()
+    removed, kept = store.prune()
     assert [cached.image.digest for cached in removed] == [in_use]
     assert removed[0].size > 1000
     assert (kept, list_images()) == ([], [])
+
+
+def test_a_whole_entry_is_not_replaced_by_its_like_and_a_damaged_one_is(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("KST_CACHE", str(tmp_path))
+
+    def build(entry: Path) -> None:
+        (entry / "lib/modules/7.3").mkdir(parents=True)
+        (entry / "lib/modules/7.3/vmlinuz").write_bytes(bzimage("7.3"))
+        (entry / "lib/modules/7.3/config").touch()
+
+    first, second = (store.add("tree:x", "7.3", {"commit": name}, build) for name in "ab")
+    assert (second.digest, second.provenance) == (first.digest, {"commit": "a"})
+    flip(first.vmlinuz)
+    assert store.add("tree:x", "7.3", {"commit": "c"}, build).provenance == {"commit": "c"}
+    [cached] = list_images()
+    assert not cached.problem
+    assert {path.name for path in (tmp_path / "kernels").iterdir()} == {first.digest}
 
 
 def test_another_process_that_holds_the_cache_is_waited_for_and_said(kernels_mirror: Mirror) -> None:
@@ -181,7 +201,7 @@ def test_another_process_that_holds_the_cache_is_waited_for_and_said(kernels_mir
 def test_a_cache_that_is_no_directory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "file").touch()
     monkeypatch.setenv("KST_CACHE", str(tmp_path / "file"))
-    for action in (lambda: resolve("debian:7.3"), list_images, prune):
+    for action in (lambda: resolve("debian:7.3"), list_images, prune.prune):
         with pytest.raises(HarnessError, match=r"file.*set KST_CACHE"):
             action()
 

@@ -6,6 +6,7 @@ import results_factory as factory
 from results_factory import HOSTILE, NEW, OLD, record
 from rich.console import Console
 
+from kselftests_py.kernels.steps import Step
 from kselftests_py.reports.terminal import TerminalView
 from kselftests_py.results import Outcome
 
@@ -112,3 +113,50 @@ def test_what_one_reason_kept_from_being_judged_is_one_line_for_each_kernel(tmp_
 def test_many_failures_are_not_all_listed(tmp_path):
     text, _ = shown(tmp_path, [record(id=f"t{n}", outcome=Outcome.FAIL) for n in range(500)], terminal=True)
     assert "... and 450 more in the report" in text
+
+
+def build(*, terminal, steps, ends=True):
+    """What a view prints of a build of 300 steps; the view."""
+    out = io.StringIO()
+    view = TerminalView(Console(file=out, force_terminal=terminal, width=150))
+    for done in range(1, steps + 1):
+        view.note(Step("tree:x[bold]", done, 300, f"LD {done}.\x1b[31mo"))
+    if ends:
+        view.note(Step("tree:x[bold]", steps, 300, "LD end", last=True))
+    return out.getvalue(), view
+
+
+def test_a_terminal_shows_a_build_as_a_bar_with_its_steps():
+    text, view = build(terminal=True, steps=150, ends=False)
+    view._progress.refresh()
+    shown_now = view.console.file.getvalue()[len(text) :]
+    assert "150/300" in shown_now
+    assert "50 %" in shown_now
+    assert "tree:x[bold]: LD 150.o" in shown_now
+    assert "\x1b[31m" not in shown_now
+    assert shown_now.count("/") == 1, "the bar of the tests is there before there are tests"
+    view.stop()
+
+
+def test_after_a_build_the_bar_is_gone_and_the_tests_have_theirs():
+    _, view = build(terminal=True, steps=3)
+    assert not view._progress.live.is_started
+    view.run_started(7, "one kernel")
+    before = len(view.console.file.getvalue())
+    build_again = Step("tree:y", 1, 0, "CC y.o")
+    view.note(build_again)
+    view._progress.refresh()
+    assert "0/7" in view.console.file.getvalue()[before:]
+    assert "1/?" in view.console.file.getvalue()[before:]
+    view.note(Step("tree:y", 1, 0, "CC y.o", last=True))
+    assert view._progress.live.is_started
+    assert [task.total for task in view._progress.tasks] == [7]
+    view.stop()
+
+
+def test_a_log_has_a_line_for_each_hundred_steps():
+    text, _ = build(terminal=False, steps=250)
+    assert [line.split(" (")[0] for line in text.splitlines()] == [
+        "building tree:x[bold]: 100 of at most 300 steps",
+        "building tree:x[bold]: 200 of at most 300 steps",
+    ]

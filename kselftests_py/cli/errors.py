@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import functools
 import sys
 from collections.abc import Callable
@@ -9,7 +10,7 @@ from typing import Any
 
 import click
 
-from kselftests_py.errors import KstError
+from kselftests_py.errors import HarnessError, KstError
 from kselftests_py.reports.text import one_line
 from kselftests_py.run import INTERRUPTED, sigterm_as_interrupt
 
@@ -28,6 +29,14 @@ def one_line_errors(call: Callable[..., None]) -> Callable[..., None]:
         except KstError as error:
             click.echo(f"kst: {one_line(str(error), 2000)}", err=True)  # it may quote a guest, or a stranger's file
             sys.exit(error.exit_code)
+        except OSError as error:
+            if error.errno == errno.EPIPE:  # click knows what to do: nobody reads us any more
+                raise
+            full = error.errno in (errno.ENOSPC, errno.EDQUOT)
+            where = f"{error.filename}: " if error.filename else ""
+            advice = "; free some space" if full else ""
+            click.echo(f"kst: {one_line(f'{where}{error.strerror or error}{advice}', 2000)}", err=True)
+            sys.exit(HarnessError.exit_code)
         except KeyboardInterrupt:
             click.echo("kst: interrupted", err=True)
             sys.exit(INTERRUPTED)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import click
 
-from kselftests_py import kernels
+from kselftests_py import kernels, prune
 from kselftests_py.cli.errors import one_line_errors
 
 
@@ -22,8 +22,11 @@ def kernels_command(context: click.Context) -> None:
 @kernels_command.command("prune")
 @one_line_errors
 def prune_command() -> None:
-    """Remove every cached kernel."""
-    removed, kept = kernels.prune()
-    click.echo(f"removed {len(removed)} kernels, {sum(one.size for one in removed) / 1e6:.0f} MB")
-    for one in kept:
+    """Remove every cached kernel, what they were built from and in, and what came of them; what is in use stays."""
+    done = prune.prune()
+    size = sum(one.size for one in done.kernels)
+    click.echo(f"removed {len(done.kernels)} kernels, {size / 1e6:.0f} MB, and {done.others / 1e6:.0f} MB of builds")
+    for one in done.kernels_in_use:
         click.echo(f"kept {one.image.release}: a run is using it")
+    for folder in done.in_use:
+        click.echo(f"kept {folder}: another kst is in it")

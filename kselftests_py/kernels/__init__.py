@@ -2,7 +2,7 @@
 
 from kselftests_py.kernels.debian import NoSuchKernel
 from kselftests_py.kernels.image import KernelImage
-from kselftests_py.kernels.resolve import newest_without_rwp, prune, resolve, stored
+from kselftests_py.kernels.resolve import newest_without_rwp, resolve, stored
 from kselftests_py.kernels.spec import FORMS, RunningKernel
 from kselftests_py.kernels.store import CachedImage, list_images
 
@@ -14,7 +14,6 @@ __all__ = [
     "RunningKernel",
     "list_images",
     "newest_without_rwp",
-    "prune",
     "resolve",
     "stored",
 ]

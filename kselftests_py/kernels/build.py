@@ -15,9 +15,10 @@ from pathlib import Path
 
 from kselftests_py import paths
 from kselftests_py.errors import BootError, HarnessError
-from kselftests_py.kernels import config, image, recipe, series, source, store, twin
+from kselftests_py.kernels import config, git, image, recipe, series, source, store, twin
 from kselftests_py.kernels.image import KernelImage
 from kselftests_py.kernels.spec import BuildSpec
+from kselftests_py.kernels.steps import Step
 
 Progress = Callable[[str], None]
 
@@ -30,9 +31,10 @@ _TOOLS = {
     "xz": "xz-utils",
     "/usr/include/libelf.h": "libelf-dev",
 }
-_STEP = re.compile(r"  (?:CC|AS)(?: \[M\])?\s+(?P<object>\S+)")
-_TOLD_EVERY = 100  # objects
-_FULL = "No space left on device"
+_STEP = re.compile(r"  (?P<tool>[A-Z][A-Z0-9_]*(?: \[M\])?)\s+(?P<of>\S+)")
+# All that a build sees of the user's environment: kbuild reads many names (LLVM, ARCH, CROSS_COMPILE, KCFLAGS, V) that
+# would change the kernel, or what make says, and are no part of the key under which it is kept.
+_INHERITED = ("PATH", "HOME", "TMPDIR", "LD_LIBRARY_PATH")
 # What would make two builds of the same source differ.
 _FIXED = {
     "KBUILD_BUILD_TIMESTAMP": "2000-01-01 00:00:00 UTC",
@@ -53,11 +55,7 @@ def resolve(wanted: BuildSpec, progress: Progress) -> KernelImage:
     ours, users = config.read(config.flavour_files(wanted.flavours)), config.read(wanted.configs)
     symbols = config.text(ours | users)
     with source.opened(wanted, progress) as workspace, source.scratch(workspace.folder) as scratch:
-        patches = []
-        for number, each in enumerate(wanted.series):
-            folder = scratch / str(number)
-            folder.mkdir()
-            patches.append((f"+series:{each}", series.collect(each, folder, progress)))
+        patches = collect(wanted, scratch, progress)
         provenance = workspace.provenance | {
             "tree": workspace.git("rev-parse", f"{workspace.base}^{{tree}}"),
             "flavour": wanted.flavour,
@@ -71,17 +69,37 @@ def resolve(wanted: BuildSpec, progress: Progress) -> KernelImage:
         cached = _find(provenance["build"], progress)
         recipe.write(scratch / "recipe", wanted, workspace, [files for _, files in patches], users)
         if not cached:
-            workspace.lay_out(workspace.base)
-            for name, files in patches:
-                series.apply(workspace, name, files)
-            if "twin" in wanted.flavours:
-                twin.make_selectable(workspace.src)
+            lay_out(wanted, workspace, workspace.base, patches)
             out = workspace.folder / f"out-{wanted.flavour}"
             configure(workspace.src, out, ours, users, progress)
             compile_kernel(wanted.spec, workspace.src, out, wanted.flavour, progress)
             cached = _take(wanted, out, provenance, progress)
         recipe.keep(scratch / "recipe", provenance["build"])
-    return replace(cached, spec=wanted.spec)
+    # The same bytes may have been built from something else before: what counts is what was asked for now.
+    return replace(cached, spec=wanted.spec, provenance=provenance)
+
+
+Patches = list[tuple[str, list[Path]]]
+"""Each ``+series:`` of a spec, and its files."""
+
+
+def collect(wanted: BuildSpec, scratch: Path, progress: Progress) -> Patches:
+    """The series of *wanted*; *scratch* takes what is fetched. Raises as ``series.collect`` does."""
+    patches = []
+    for number, each in enumerate(wanted.series):
+        folder = scratch / str(number)
+        folder.mkdir()
+        patches.append((f"+series:{each}", series.collect(each, folder, progress)))
+    return patches
+
+
+def lay_out(wanted: BuildSpec, workspace: source.Workspace, commit: str, patches: Patches) -> None:
+    """Make the workspace's source *commit* with all on top that *wanted* asks for. Raises as ``series.apply`` does."""
+    workspace.lay_out(commit)
+    for name, files in patches:
+        series.apply(workspace, name, files)
+    if "twin" in wanted.flavours:
+        twin.make_selectable(workspace.src)
 
 
 def _key(parts: dict[str, str]) -> str:
@@ -90,8 +108,15 @@ def _key(parts: dict[str, str]) -> str:
 
 
 def _find(key: str, progress: Progress) -> KernelImage | None:
+    """The kernel that the inputs *key* gave; an entry names one origin, and others may have given the same bytes."""
     with store.lock(progress):
-        return store.find(lambda kernel: kernel.provenance.get("build") == key, progress)
+        found = store.find(lambda kernel: kernel.provenance.get("build") == key, progress)
+        return found or store.recall(_answer(key), progress)
+
+
+def _answer(key: str) -> str:
+    """Under which name the cache remembers what *key* gave."""
+    return f"build {key}"
 
 
 def _cc() -> str:
@@ -136,46 +161,37 @@ def configure(src: Path, out: Path, ours: config.Symbols, users: config.Symbols,
 def compile_kernel(spec: str, src: Path, out: Path, name: str, progress: Progress) -> Path:
     """Build ``arch/x86/boot/bzImage`` in *out* as far as it is not built yet; gives the log.
 
-    The kernel's release ends with *name*. Raises BootError with the first error if it does not build.
+    The kernel's release ends with *name*; *progress* is told of make's own steps, each a ``Step``. Raises BootError
+    with the first error if it does not build.
     """
-    log, counted = out / "kst-build.log", out / "kst-objects"
-    known = counted.read_text() if counted.exists() else ""
-    done = 0
+    log, counted = out / "kst-build.log", out / "kst-steps"
+    known = int(counted.read_text()) if counted.exists() else 0
+    done, now = 0, "make"
     progress(f"building {spec}: {_jobs()} jobs" + ("" if shutil.which("ccache") else ", without ccache"))
     with log.open("w", buffering=1) as file:
 
         def watch(line: str) -> None:
-            nonlocal done
+            nonlocal done, now
             file.write(line)
             step = _STEP.match(line)
             if step:
-                done += 1
-                if done % _TOLD_EVERY == 0:
-                    of = f" of at most {known}" if known else ""
-                    progress(f"building {spec}: {done}{of} objects ({step['object']})")
+                done, now = done + 1, f"{step['tool']} {step['of']}"
+                progress(Step(spec, done, known, now))
 
         modular = "CONFIG_MODULES=y\n" in (out / ".config").read_text()
-        told = _make(src, out, name, ["bzImage", *(["modules"] if modular else [])], watch)
+        try:
+            told = _make(src, out, name, ["bzImage", *(["modules"] if modular else [])], watch)
+        finally:
+            progress(Step(spec, done, known, now, last=True))
     if told.returncode:
         raise _failure(spec, told.stdout, log)
-    counted.write_text(str(max(done, int(known or 0))))
+    counted.write_text(str(max(done, known)))
     return log
-
-
-def objects(spec: str, src: Path, out: Path, name: str, sources: list[str]) -> str:
-    """Compile each of *sources* anew; gives what was said. Raises BootError with the first error."""
-    wanted = [str(Path(each).with_suffix(".o")) for each in sources]
-    for each in wanted:
-        (out / each).unlink(missing_ok=True)
-    told = _make(src, out, name, wanted, lambda line: None) if wanted else None
-    if told is not None and told.returncode:
-        raise _failure(spec, told.stdout, None)
-    return told.stdout if told else ""
 
 
 def _failure(what: str, text: str, log: Path | None) -> BootError | HarnessError:
     where = f" (log: {log})" if log else ""
-    if _FULL in text:
+    if git.FULL.search(text):
         return HarnessError(f"{what}: the disk is full: free some space and try again, what is built is kept{where}")
     patterns = (r"^.*\berror: .*$", r"^.*undefined reference.*$", r"^.*\*\*\* (?!\[).*$", r"^.*\*\*\*.*$", r"^.+$")
     found = next((match for pattern in patterns if (match := re.search(pattern, text, re.MULTILINE))), None)
@@ -203,9 +219,7 @@ def _make(
         "CCACHE_NOHASHDIR": "1",
         "CCACHE_DIR": str(paths.cache_dir() / "ccache"),
     }
-    inherited = {
-        key: value for key, value in os.environ.items() if key not in ("MAKEFLAGS", "MAKELEVEL", "KBUILD_OUTPUT")
-    }
+    inherited = {name: value for name, value in os.environ.items() if name in _INHERITED or name.startswith("CCACHE_")}
     lines = []
     with subprocess.Popen(
         command, env=ccache | inherited | _FIXED, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE,
@@ -242,6 +256,7 @@ def _take(wanted: BuildSpec, out: Path, provenance: dict[str, str], progress: Pr
 
     with store.lock(progress):
         added = store.add(wanted.spec, release, provenance, lay_out)
+        store.remember(_answer(provenance["build"]), added)
         found = store.find(lambda kernel: kernel.digest == added.digest, progress)
     if not found:
         raise HarnessError(f"{store.root()}: what was stored cannot be read back; check the disk")

@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import os
+import re
 import subprocess
 from pathlib import Path
 
 from kselftests_py.errors import HarnessError
+
+FULL = re.compile(r"(?:No space left on device|Out of diskspace|Disk quota exceeded)\.?$", re.MULTILINE)
+"""How a line ends in which git, the compiler or the linker says that the disk is full."""
 
 _SOMEBODY = {
     f"GIT_{role}_{what}": value
@@ -38,6 +42,6 @@ def output(*arguments: str | Path, cwd: Path, env: dict[str, str]) -> str:
     if told.returncode:
         lines = [line for line in told.stderr.splitlines() if line.startswith(("fatal:", "error:"))]
         reason = (lines or told.stderr.splitlines() or [f"it ended with {told.returncode}"])[0]
-        advice = "free some space" if "No space left" in told.stderr else "remove the directory and try again"
+        advice = "free some space" if FULL.search(told.stderr) else "remove the directory and try again"
         raise HarnessError(f"{env['GIT_DIR']}: git {arguments[0]}: {reason[:200]}; {advice}")
     return told.stdout.strip()

@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-import contextlib
+import errno
 import platform
 import re
 import shutil
@@ -49,7 +49,8 @@ class Recipe(msgspec.Struct, frozen=True):
             raise ValueError(f"{min(unknown)!r} is no flavour")
 
 
-def _root() -> Path:
+def root() -> Path:
+    """Where the recipes are."""
     folder = paths.cache_dir() / "recipes"
     folder.mkdir(exist_ok=True)
     return folder
@@ -87,10 +88,14 @@ def write(
 
 def keep(folder: Path, build: str) -> None:
     """Take the recipe in *folder* into the cache, under its *build*, by which ``of`` finds it."""
-    entry = _root() / build
+    entry = root() / build
     shutil.rmtree(entry, ignore_errors=True)
-    with contextlib.suppress(FileExistsError):  # another kst was faster: it is the same
+    try:
         folder.rename(entry)
+    except OSError as error:
+        if error.errno not in (errno.EEXIST, errno.ENOTEMPTY):
+            raise
+        # Another kst was faster: what it kept is the same.
 
 
 def _local_changes(workspace: Workspace, theirs: Path, folder: Path) -> tuple[str, str, str]:
@@ -112,7 +117,7 @@ def _local_changes(workspace: Workspace, theirs: Path, folder: Path) -> tuple[st
 def of(spec: str, provenance: Mapping[str, str]) -> tuple[Recipe, Files]:
     """The recipe of a kernel of a run, and the files that belong to it, from what the manifest says of it."""
     if "build" in provenance:
-        folder = _root() / Path(provenance["build"]).name
+        folder = root() / Path(provenance["build"]).name
         if not (folder / "recipe.json").exists():
             return Recipe("lost", problem="how it was built is not in the cache any more"), {}
         recipe = msgspec.json.decode((folder / "recipe.json").read_bytes(), type=Recipe)
@@ -163,8 +168,3 @@ def spec_of(recipe: Recipe, files: Files, scratch: Path, source: Path | None) ->
         (scratch / USER_CONFIG).write_bytes(files[USER_CONFIG])
         parts.append(f"+config:{scratch / USER_CONFIG}")
     return base + "".join(parts)
-
-
-def prune() -> None:
-    """Forget every recipe."""
-    shutil.rmtree(_root(), ignore_errors=True)

@@ -8,11 +8,10 @@ from dataclasses import replace
 from pathlib import Path
 
 from kselftests_py.errors import HarnessError, UsageError
-from kselftests_py.kernels import apt, build, debian, image, recipe, source, store
+from kselftests_py.kernels import apt, build, debian, image, store
 from kselftests_py.kernels.debian import NoSuchKernel
 from kselftests_py.kernels.image import KernelImage
 from kselftests_py.kernels.spec import BuildSpec, CachedSpec, DebianSpec, ImageSpec, RunningKernel, parse
-from kselftests_py.kernels.store import CachedImage
 
 _BASELINE = "7.2"
 _RWP = "CONFIG_USERFAULTFD_RWP"
@@ -40,14 +39,6 @@ def resolve(spec: str, progress: Progress = _quiet) -> KernelImage | RunningKern
         return _cached(wanted, progress)
     with store.disk_errors():
         return build.resolve(wanted, progress) if isinstance(wanted, BuildSpec) else _debian(wanted, progress)
-
-
-def prune() -> tuple[list[CachedImage], list[CachedImage]]:
-    """Empty the cache of kernels and of the sources they were built from: (kernels removed, kept as in use)."""
-    with store.disk_errors():
-        source.prune()
-        recipe.prune()
-    return store.prune()
 
 
 def newest_without_rwp(progress: Progress = _quiet) -> tuple[KernelImage, str]:

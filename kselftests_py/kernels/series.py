@@ -11,7 +11,7 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
-from kselftests_py.errors import HarnessError, UsageError
+from kselftests_py.errors import HarnessError, KstError, UsageError
 from kselftests_py.kernels import git
 from kselftests_py.kernels.source import Workspace
 
@@ -78,35 +78,45 @@ def apply(workspace: Workspace, name: str, series: list[Path]) -> None:
 
     Raises UsageError naming the patch and the hunk that does not apply, or what of the series is refused. git itself
     refuses paths outside the tree and behind symbolic links; symbolic links that lead outside are refused here.
+    Raises HarnessError if the disk is full.
     """
-    before = workspace.git("rev-parse", "HEAD")
+    before, leading_out = workspace.git("rev-parse", "HEAD"), _leading_out(workspace)
     options = ("--quiet", "--no-gpg-sign", "--empty=drop", "--whitespace=nowarn")
     told = git.run("am", *options, *series, cwd=workspace.src, env=workspace.env)
     if told.returncode:
         raise _refusal(name, told.stdout + told.stderr)
-    after = workspace.git("rev-parse", "HEAD")
-    if after == before:
+    if workspace.git("rev-parse", "HEAD") == before:
         raise UsageError(f"{name}: holds no patch (only mails without one); make them with git format-patch")
-    _check_links(workspace, name, before, after)
+    for path, target, _ in sorted(_leading_out(workspace) - leading_out):
+        raise UsageError(f"{name}: {path} is a link to {target[:100]!r}, outside the tree; refused")
 
 
-def _refusal(name: str, text: str) -> UsageError:
+def _refusal(name: str, text: str) -> KstError:
+    lines = [line for line in text.splitlines() if line.startswith(("error:", "fatal:"))]
+    if any(git.FULL.search(line) for line in lines):
+        return HarnessError(f"{name}: cannot be applied: the disk of the cache is full; free some space")
     if "Patch format detection failed" in text:
         return UsageError(f"{name}: holds no mails with patches; make them with git format-patch")
     patch = re.search(r"^Patch failed at (\d+) (.*)$", text, re.MULTILINE)
     which = f"patch {int(patch[1])} ({patch[2][:100]})" if patch else "a patch"
     if hunk := re.search(r"^error: patch failed: (.+):(\d+)$", text, re.MULTILINE):
         return UsageError(f"{name}: {which} does not apply: the hunk at {hunk[1]}:{hunk[2]}; rebase it on this source")
-    lines = [line for line in text.splitlines() if line.startswith(("error:", "fatal:"))]
     reason = lines[0].partition(":")[2].strip()[:200] if lines else "git am refused it"
     return UsageError(f"{name}: {which} does not apply: {reason}; rebase it on this source")
 
 
-def _check_links(workspace: Workspace, name: str, before: str, after: str) -> None:
-    fields = workspace.git("diff-tree", "-r", "-z", "--no-renames", before, after).split("\0")
-    for change, path in zip(fields[::2], fields[1::2], strict=False):
-        _, mode, _, blob, _ = change.split()
-        if mode == "120000":
-            target = workspace.git("cat-file", "blob", blob)
-            if os.path.normpath(Path("/tree", path).parent / target).split("/")[1:2] != ["tree"]:
-                raise UsageError(f"{name}: {path} is a link to {target[:100]!r}, outside the tree; refused")
+def _leading_out(workspace: Workspace) -> set[tuple[str, str, str]]:
+    """(path, target, where it ends) of each link of the source, as it is laid out, that leads out of it.
+
+    An absolute target does, wherever it ends: the source may be laid out elsewhere the next time. A relative one is
+    followed through the other links that are there, the ones that were there before included.
+    """
+    src = workspace.src.resolve()
+    found = set()
+    for entry in workspace.git("ls-files", "--stage", "-z").split("\0"):
+        mode, _, path = entry.partition("\t")
+        if mode.startswith("120000"):
+            target, ends = (src / path).readlink(), Path(os.path.realpath(src / path))
+            if target.is_absolute() or not ends.is_relative_to(src):
+                found.add((path, str(target), str(ends)))
+    return found

@@ -18,8 +18,6 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-import filelock
-
 from kselftests_py import paths
 from kselftests_py.errors import HarnessError, UsageError
 from kselftests_py.kernels import apt, debian, git, locks, store
@@ -106,8 +104,8 @@ def _sweep(folder: Path) -> None:
     """Remove what a killed kst, or its git, was in the middle of."""
     for left in [*folder.glob(".new-*"), folder / "git" / "rebase-apply"]:
         shutil.rmtree(left, ignore_errors=True)
-    for lock in (folder / "git").glob("*.lock"):
-        lock.unlink()
+    for left in [*(folder / "git").glob("*.lock"), *(folder / "git").glob("sharedindex.*")]:
+        left.unlink()
 
 
 @contextlib.contextmanager
@@ -230,22 +228,12 @@ def _snapshot(folder: Path, theirs: Path, progress: Callable[[str], None]) -> st
     lines = told.stdout.split("\n")
     if told.returncode == 0 and Path(lines[0]) == theirs.resolve() and Path(lines[2]).exists():
         _borrow(folder, lines[1])
-        # With their index git reads only what changed since they last asked.
+        # With their index git reads only what changed since they last asked; a split one has its larger part beside it.
         shutil.copyfile(lines[2], env["GIT_INDEX_FILE"])
+        for part in Path(lines[2]).parent.glob("sharedindex.*"):
+            shutil.copyfile(part, folder / "git" / part.name)
     else:
         progress(f"looking at every file of {theirs}")
-    quick = ("-c", "core.fsmonitor=false", "-c", "core.compression=1")
+    quick = ("-c", "core.fsmonitor=false", "-c", "core.splitIndex=false", "-c", "core.compression=1")
     git.output(*quick, "add", "--all", cwd=theirs, env=env)
     return _commit(folder, git.output("write-tree", cwd=theirs, env=env))
-
-
-def prune() -> int:
-    """Remove every workspace that nobody is in; gives the bytes freed."""
-    freed = 0
-    for folder in builds().iterdir():
-        if folder.is_dir():
-            holder = filelock.FileLock(folder.with_name(f"{folder.name}.lock"))
-            with contextlib.suppress(filelock.Timeout), holder.acquire(timeout=0):
-                freed += sum(path.lstat().st_size for path in folder.rglob("*"))
-                shutil.rmtree(folder, ignore_errors=True)
-    return freed

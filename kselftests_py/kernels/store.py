@@ -40,7 +40,7 @@ class _Manifest(msgspec.Struct, frozen=True):
 
 
 class _Answer(msgspec.Struct, frozen=True):
-    """What a spec meant when it was last asked."""
+    """What a spec, or the inputs of a build, came to when last asked."""
 
     digest: str
 
@@ -88,7 +88,8 @@ def add(spec: str, release: str, provenance: dict[str, str], build: Callable[[Pa
     """Let *build* make ``lib/modules/<release>`` in an empty directory, and take it into the cache whole.
 
     *build* is called with the directory; it leaves vmlinuz, config and, if the kernel has modules, these with
-    modules.dep. The caller holds ``lock``.
+    modules.dep. A whole entry with the same contents stays as it is, provenance and all: somebody may boot it now. The
+    caller holds ``lock``.
     """
     folder = root()
     temporary = Path(tempfile.mkdtemp(prefix=".new-", dir=folder))
@@ -103,6 +104,10 @@ def add(spec: str, release: str, provenance: dict[str, str], build: Callable[[Pa
         manifest = _Manifest(_FORMAT, spec, release, image.digest(facts), provenance, facts)
         (temporary / "manifest.json").write_bytes(msgspec.json.encode(manifest))
         entry = folder / manifest.digest
+        there = _read(entry)
+        if there and not _problem(entry, there):
+            shutil.rmtree(temporary, ignore_errors=True)
+            return _image(entry, there)
         _discard(entry)
         temporary.replace(entry)
     except BaseException:

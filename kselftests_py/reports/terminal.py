@@ -6,10 +6,19 @@ from __future__ import annotations
 from collections import defaultdict
 
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    TaskID,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+)
 from rich.table import Table
 from rich.text import Text
 
+from kselftests_py.kernels.steps import Step
 from kselftests_py.reports import accesses, comparison, waterfall
 from kselftests_py.reports.answers import answers
 from kselftests_py.reports.text import one_line
@@ -56,19 +65,36 @@ class TerminalView:
             # Tests take from milliseconds to a reboot: the estimate needs a long memory.
             speed_estimate_period=120,
         )
-        self._task = self._progress.add_task("", total=None, start=False, now="")
+        self._task = self._progress.add_task("", total=None, start=False, visible=False, now="")
+        self._builds: dict[str, TaskID] = {}
 
     def run_started(self, total: int, title: str) -> None:
         """`total` tests are to be run, over all kernels."""
         self.console.print(Text(one_line(title)), highlight=False)
-        self._progress.update(self._task, total=total)
+        self._progress.update(self._task, total=total, visible=True)
         self._progress.start_task(self._task)
         if self.console.is_terminal:
             self._progress.start()
 
     def note(self, text: str) -> None:
-        """Something worth a line: a boot, a reboot, a download."""
-        self._line(Text(one_line(text), style="dim"))
+        """Something worth a line: a boot, a reboot, a download. Of a build's steps a terminal shows how far it is."""
+        if isinstance(text, Step) and self.console.is_terminal:
+            self._build(text)
+        elif not isinstance(text, Step) or text.worth_a_line:
+            self._line(Text(one_line(text), style="dim"))
+
+    def _build(self, step: Step) -> None:
+        if step.last:
+            if step.what in self._builds:
+                self._progress.remove_task(self._builds.pop(step.what))
+            if not self._builds and not self._progress.tasks[0].visible:
+                self._progress.stop()
+            return
+        if step.what not in self._builds:
+            self._builds[step.what] = self._progress.add_task("", total=step.total or None, now="")
+            self._progress.start()
+        now = one_line(f"{step.what}: {step.now}", 90)
+        self._progress.update(self._builds[step.what], completed=step.done, now=now)
 
     def test_started(self, test_id: str, kernel: str) -> None:
         """This test is running now."""

@@ -1,0 +1,38 @@
+"""The steps of a build, among the notes of what happens on the way to a kernel."""
+
+from __future__ import annotations
+
+import sys
+
+_EVERY = 100
+
+
+class Step(str):
+    """One of make's own steps, as a note. There are more than a thousand: a terminal shows the last one, a log takes
+    those that are ``worth_a_line``.
+
+    ``what`` is built, ``done`` how many steps were made, ``total`` how many there are at most (0: not known),
+    ``now`` the step itself as make writes it ("CC mm/memory.o"); with ``last`` the build has ended, well or not.
+    """
+
+    what: str
+    done: int
+    total: int
+    now: str
+    last: bool
+
+    def __new__(cls, what: str, done: int, total: int, now: str, *, last: bool = False) -> Step:
+        of = f" of at most {total}" if total else ""
+        step = super().__new__(cls, f"building {what}: {done}{of} steps ({now})")
+        step.what, step.done, step.total, step.now, step.last = what, done, total, now, last
+        return step
+
+    @property
+    def worth_a_line(self) -> bool:
+        return not self.last and self.done % _EVERY == 0
+
+
+def to_stderr(text: str) -> None:
+    """A listener for a process that has no terminal of its own, such as a job's: lines on standard error."""
+    if not isinstance(text, Step) or text.worth_a_line:
+        print(text, file=sys.stderr, flush=True)
