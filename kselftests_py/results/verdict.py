@@ -40,15 +40,14 @@ def outcome_word(record: Record) -> str:
 _SUCCEEDED = (Outcome.PASS, Outcome.DONE)
 
 
-def judge(records: Sequence[Record], manifest: Manifest, *, unexpected_passes: bool = True) -> Verdict:
+def judge(records: Sequence[Record], manifest: Manifest) -> Verdict:
     """The verdict of a run whose manifest has its last state (`finished` set).
 
     A kernel under test that failed outranks one that did not boot, which outranks a baseline that failed, which
     outranks a harness that broke. A kernel under test on which nothing passed or was measured has not passed.
-    A pass against its finding fails the run, as the finding is out of date, unless *unexpected_passes* is false.
     """
     baselines = {entry.label for entry in manifest.kernels if entry.role == "baseline"}
-    failed = [one for one in records if one.counts_as_failure and (unexpected_passes or not one.unexpected_pass)]
+    failed = [record for record in records if record.counts_as_failure]
     if any(record.kernel not in baselines for record in failed):
         return Verdict(_worst(failed), _sentence(failed, "failed"), 1)
     if manifest.boot_failed:
@@ -63,6 +62,14 @@ def judge(records: Sequence[Record], manifest: Manifest, *, unexpected_passes: b
     if expected:
         why += f"; {_sentence(expected, 'failed as their written findings say')}"
     return Verdict("PASS", why, 0)
+
+
+def of_commit(records: Sequence[Record], manifest: Manifest) -> Verdict:
+    """The verdict of the kernel under test alone, for a bisection: nothing of its baseline, and a test that passes
+    against its finding passes, as the commits from the one on that mended it are not bad for it."""
+    baselines = {entry.label for entry in manifest.kernels if entry.role == "baseline"}
+    ours = [record for record in records if record.kernel not in baselines]
+    return judge([msgspec.structs.replace(one, finding="") if one.unexpected_pass else one for one in ours], manifest)
 
 
 def unjudged(records: Sequence[Record], manifest: Manifest) -> Verdict | None:
