@@ -155,11 +155,12 @@ def test_first_failure_ends_a_fail_fast_run(tmp_path: Path) -> None:
     assert [record.outcome for record in folder.records()] == [Outcome.FAIL]
 
 
-def test_an_expected_failure_does_not_end_a_fail_fast_run(tmp_path: Path) -> None:
+def test_a_finding_does_not_end_a_fail_fast_run_whether_it_holds_or_is_mended(tmp_path: Path) -> None:
     cases = """
 import pytest
 @pytest.mark.finding("F999")
 def test_a(subject): assert 0
+@pytest.mark.finding("F999")
 def test_b(subject): pass
 def test_c(subject): assert 0
 def test_d(subject): pass

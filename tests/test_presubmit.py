@@ -3,19 +3,24 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 import pytest
 from click.testing import CliRunner
 from kernels_trees import commit_all, make_tree, user_git
+from msgspec.structs import replace
+from results_factory import record
 
-from kselftests_py import cli
-from kselftests_py.errors import UsageError
+from kselftests_py import cli, jobs
+from kselftests_py.errors import HarnessError, UsageError
 from kselftests_py.jobs import runs
 from kselftests_py.kernels import KernelImage
 from kselftests_py.presubmit import choice, flow
-from kselftests_py.presubmit.commits import NOWHERE, pushed, series
+from kselftests_py.presubmit.commits import series
 from kselftests_py.presubmit.flow import Tried
+from kselftests_py.results import Record
 
 
 @pytest.fixture
@@ -52,6 +57,7 @@ def test_without_a_range_it_starts_at_the_upstream_branch(tree: Path) -> None:
         ("", "the branch has no upstream to start from; name a range"),
         ("base..base", "has no commits"),
         ("nowhere..HEAD", "no such commits; git log shows"),
+        ("base...HEAD", "base...HEAD: commits of both sides, one after another, are no series; name BASE..HEAD"),
     ],
 )
 def test_a_range_that_is_none_is_one_line(tree: Path, wanted: str, told: str) -> None:
@@ -80,13 +86,6 @@ def test_no_repository_is_one_line(tmp_path: Path) -> None:
         series(tmp_path, "a..b")
 
 
-def test_ranges_of_a_push() -> None:
-    lines = f"refs/heads/a 111 refs/heads/a 222\nrefs/heads/b 333 refs/heads/b {NOWHERE}\n(delete) {NOWHERE} r 444\n"
-    assert pushed(lines) == ["222..111", "333"]
-    with pytest.raises(UsageError, match="pre-push hook"):
-        pushed("what?\n")
-
-
 @pytest.mark.parametrize(
     ("files", "suites"),
     [
@@ -97,6 +96,14 @@ def test_ranges_of_a_push() -> None:
         (["tools/testing/selftests/mm/uffd-common.c"], ["upstream"]),
         (["Documentation/mm/x.rst", "arch/arm64/mm/fault.c"], []),
         (["net/core/dev.c"], ["idle"]),
+        (["fs/userfaultfd.c"], ["trapping", "eviction", "idle"]),
+        (["kernel/fork.c"], ["trapping", "eviction"]),
+        (["include/linux/pgtable.h"], ["trapping", "eviction"]),
+        (["include/linux/mm_types.h"], ["trapping", "eviction"]),
+        (["include/linux/mmc/host.h"], ["idle"]),
+        (["fs/coredump.c"], ["trapping"]),
+        (["tools/objtool/check.c"], ["idle"]),
+        (["tools/perf/perf.c"], []),
         (["Documentation/x", "net/core/dev.c", "mm/memory.c"], ["trapping", "eviction", "idle"]),
     ],
 )
@@ -104,76 +111,162 @@ def test_files_ask_for_suites(files: list[str], suites: list[str]) -> None:
     assert choice.ordered(choice.reasons(files)) == suites
 
 
-BASE = Tried("b" * 40, verdict="PASS", failed=["old"], passed=["good"], skipped=["lacks"])
+def told(*failed: str, **others: str) -> Tried:
+    """A commit on which these tests fail; *others* have these outcomes."""
+    return Tried("1" * 40, outcomes={"always": "PASS", **dict.fromkeys(failed, "FAIL"), **others})
+
+
+BASE = told("old", good="PASS", lacks="SKIP", known="XFAIL", fixed="XPASS")
 
 
 @pytest.mark.parametrize(
-    ("tried", "word", "code", "told"),
+    ("tried", "word", "code", "why"),
     [
-        ([Tried("1" * 40, verdict="PASS")], "PASS", 0, "1 commits"),
-        ([Tried("1" * 40, failed=["old"])], "PASS", 0, "1 commits"),
-        ([Tried("1" * 40), Tried("2" * 40, failed=["old", "new"])], "FAIL", 1, "222222222222: 1 tests fail"),
-        ([Tried("1" * 40, skipped=["lacks"])], "PASS", 0, "1 commits"),
-        ([Tried("1" * 40, skipped=["good"])], "FAIL", 1, "unlike on the base: good"),
-        ([Tried("1" * 40, warnings=["mm/a.c: unused"])], "WARNS", 1, "1 new warnings, mm/a.c: unused"),
-        ([Tried("1" * 40, error="error: x"), Tried("2" * 40, failed=["new"])], "NO BUILD", 125, "error: x"),
+        ([told()], "PASS", 0, "1 commits"),
+        ([told("old")], "PASS", 0, "1 commits"),
+        ([told(), replace(told("old", "new"), sha="2" * 40)], "FAIL", 1, "222222222222: 1 tests fail"),
+        ([told(old="CRASH")], "FAIL", 1, "1 tests fail"),
+        ([told(lacks="SKIP")], "PASS", 0, "1 commits"),
+        ([told(good="SKIP")], "FAIL", 1, "unlike on the base: good"),
+        ([told(known="XPASS")], "PASS", 0, "1 commits"),
+        ([told(fixed="XPASS")], "PASS", 0, "1 commits"),
+        ([told(fixed="XFAIL")], "FAIL", 1, "unlike on the base: fixed"),
+        ([told(always="SKIP")], "FAIL", 1, "unlike on the base: always"),
+        ([Tried("1" * 40, outcomes={"lacks": "SKIP"})], "NOTHING TESTED", 3, "no test passed"),
+        ([replace(told(), warnings=["mm/a.c: unused"])], "WARNS", 1, "1 new warnings, mm/a.c: unused"),
+        ([replace(told(), error="error: x"), told("new")], "NO BUILD", 125, "error: x"),
     ],
-    ids=["good", "as on the base", "fails", "skipped there too", "passed there", "warns", "does not build"],
-)
-def test_verdict_is_that_of_the_first_bad_commit(tried: list[Tried], word: str, code: int, told: str) -> None:
+    ids=[
+        "good", "as on the base", "fails", "crashes", "skipped there too", "passed there", "mends a finding",
+        "mended there too", "brings a finding back", "skips all", "nothing tested", "warns", "does not build",
+    ],
+)  # fmt: skip
+def test_verdict_is_that_of_the_first_bad_commit(tried: list[Tried], word: str, code: int, why: str) -> None:
     verdict = flow.judge(BASE, tried)
     assert (verdict.word, verdict.exit_code) == (word, code)
-    assert told in verdict.why
+    assert why in verdict.why
 
 
-@pytest.mark.parametrize(("code", "error"), [(0, ""), (125, "no boot")])
-def test_a_commit_that_only_the_measurement_boots(
-    tree: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, code: int, error: str
-) -> None:
-    """Where the files ask for no suite the measurement is the only boot, and a boot that fails in it counts."""
+def test_what_a_commit_mends() -> None:
+    assert flow.repaired(BASE, told(old="PASS", known="XPASS", fixed="XPASS", good="PASS")) == ["old", "known"]
+
+
+@pytest.fixture
+def stubbed(tree: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Stub:
+    """A kernel for each digest, and a suite run that says what it is told to."""
     monkeypatch.setenv("KST_CACHE", str(tmp_path / "cache"))
-    commit = series(tree, "HEAD^..HEAD")[0]
-    kernel = KernelImage("git:x", "7.3", tree, None, None, "0" * 64, {})
-    monkeypatch.setattr(flow, "resolve", lambda *_: kernel)
-    monkeypatch.setattr(flow.warnings, "new", lambda *_: [])
-    monkeypatch.setattr(runs, "run", lambda *_: (runs.Told("", "no boot", code), []))
-    tried = flow.attempt(flow.Plan(str(tree), "", ()), commit.sha, commit.parent, commit.files, True)
-    assert tried.error == error
-    assert flow.judge(BASE, [tried]).exit_code == code
+    stub = Stub(tree, tmp_path)
+    monkeypatch.setattr(flow, "resolve", stub.resolve)
+    monkeypatch.setattr(flow.warnings, "new", stub.warnings)
+    monkeypatch.setattr(runs, "run", stub.run)
+    return stub
+
+
+class Stub:
+    def __init__(self, tree: Path, scratch: Path) -> None:
+        self.tree, self.config = tree, scratch / "config"
+        self.config.write_text("CONFIG_CC_VERSION_TEXT=one")
+        self.digest, self.told, self.records = "a", runs.Told("PASS", "", 0), [record()]
+        self.runs: list[tuple[list[str], list[str]]] = []
+        self.warned = 0
+
+    def resolve(self, spec: str, note: Callable[[str], None]) -> KernelImage:
+        note(f"{self.tree} has uncommitted changes: they are no part of {spec}")
+        note(f"building {spec}")
+        return KernelImage("git:x", "7.3", self.tree, None, self.config, self.digest * 64, {})
+
+    def warnings(self, *_: object) -> list[str]:
+        self.warned += 1
+        return ["mm/a.c: unused"]
+
+    def run(self, _spec: str, suites: list[str], options: list[str] = ()) -> tuple[runs.Told, list[Record]]:
+        self.runs.append((list(suites), list(options)))
+        return self.told, self.records
+
+    def attempt(self, **plan: Any) -> Tried:
+        commit = series(self.tree, "HEAD^..HEAD")[0]
+        return flow.attempt(flow.Plan(str(self.tree), "", **{"suites": ["idle"]} | plan), commit.sha, commit.parent, ())
+
+
+@pytest.mark.parametrize(
+    ("verdict", "code", "error", "raised"),
+    [("PASS", 0, "", False), ("FAIL", 1, "", False), ("NO BOOT", 125, "why", False), ("NOTHING TESTED", 3, "", False),
+     ("BROKEN", 3, "", True), ("INTERRUPTED", 130, "", True)],
+)  # fmt: skip
+def test_what_a_run_says_of_a_commit(stubbed: Stub, verdict: str, code: int, error: str, raised: bool) -> None:
+    stubbed.told = runs.Told(verdict, "why", code)
+    for tried in (stubbed.attempt, lambda: flow.measure(flow.Plan(str(stubbed.tree), "", ()), "HEAD")):
+        if raised:
+            with pytest.raises(HarnessError, match="why"):
+                tried()
+        else:
+            found = tried()
+            assert (found.error, bool(found.outcomes)) == (error, not error)
+
+
+def test_a_run_of_no_test_at_all_is_the_harness_fault(stubbed: Stub) -> None:
+    stubbed.told, stubbed.records = runs.Told("NOTHING TESTED", "no test ran", 3), []
+    with pytest.raises(HarnessError, match="no test ran"):
+        stubbed.attempt()
 
 
 @pytest.mark.parametrize(("code", "runs_in_all"), [(0, 3), (1, 4)], ids=["passed", "failed"])
-def test_a_kernel_that_passed_is_not_run_again(
-    tree: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, code: int, runs_in_all: int
-) -> None:
+def test_a_kernel_that_passed_is_not_run_again(stubbed: Stub, code: int, runs_in_all: int) -> None:
     """The same kernel with the same suites; another kernel, other suites or --again are run, and so is what failed."""
-    monkeypatch.setenv("KST_CACHE", str(tmp_path / "cache"))
-    monkeypatch.setattr(flow.warnings, "new", lambda *_: [])
-    commit, calls = series(tree, "HEAD^..HEAD")[0], []
+    stubbed.told = runs.Told("FAIL" if code else "PASS", "", code)
+    assert stubbed.attempt() == stubbed.attempt()
+    stubbed.digest = "b"
+    stubbed.attempt()
+    stubbed.attempt(suites=["trapping"])
+    assert len(stubbed.runs) == runs_in_all
+    stubbed.attempt(suites=["trapping"], again=True)
+    assert len(stubbed.runs) == runs_in_all + 1
 
-    def run(_spec: str, suites: list[str], *_: object) -> tuple[runs.Told, list[object]]:
-        calls.append(suites)
-        return runs.Told("FAIL" if code else "PASS", "", code), []
 
-    monkeypatch.setattr(runs, "run", run)
+def test_warnings_are_told_again_unless_the_compiler_or_the_configuration_is_another(stubbed: Stub) -> None:
+    assert stubbed.attempt().warnings == stubbed.attempt().warnings == ["mm/a.c: unused"]
+    assert stubbed.warned == 1
+    stubbed.config.write_text("CONFIG_CC_VERSION_TEXT=two")
+    stubbed.attempt()
+    assert stubbed.warned == 2
+    stubbed.attempt(again=True)
+    assert stubbed.warned == 3
+    stubbed.attempt(again=True, tests_only=True)
+    assert stubbed.warned == 3
 
-    def attempt(digest: str, suites: list[str], *, again: bool = False) -> Tried:
-        kernel = KernelImage("git:x", "7.3", tree, None, None, digest * 64, {})
-        monkeypatch.setattr(flow, "resolve", lambda *_: kernel)
-        plan = flow.Plan(str(tree), "", suites, again)
-        return flow.attempt(plan, commit.sha, commit.parent, commit.files, False)
 
-    assert attempt("a", ["idle"]) == attempt("a", ["idle"])
-    attempt("b", ["idle"])
-    attempt("a", ["trapping"])
-    assert len(calls) == runs_in_all
-    attempt("a", ["trapping"], again=True)
-    assert len(calls) == runs_in_all + 1
+def test_exact_figures_of_the_same_kernel_are_not_measured_twice(stubbed: Stub) -> None:
+    for again in (False, True):
+        flow.measure(flow.Plan(str(stubbed.tree), "", (), again), "HEAD")
+    assert stubbed.runs == [(["latency"], ["--mode", "exact", "--reuse"]), (["latency"], ["--mode", "exact"])]
+
+
+def test_what_a_build_says_reaches_the_user(stubbed: Stub, capfd: pytest.CaptureFixture[str]) -> None:
+    stubbed.attempt()
+    sha = series(stubbed.tree, "HEAD^..HEAD")[0].sha
+    spec = f"git:{stubbed.tree}@{sha}"
+    assert capfd.readouterr().err == f"{sha[:12]}: building {spec}\n{sha[:12]}: tries idle\n"
+
+
+def test_the_long_jobs_come_first_and_figures_join_their_commit(stubbed: Stub, monkeypatch: pytest.MonkeyPatch) -> None:
+    begun: list[str] = []
+
+    def inline(work: Sequence[jobs.Job], **_: object) -> Iterator[jobs.Finished]:
+        begun.extend(job.key for job in work)
+        yield from (jobs.Finished(job.key, job.call(*job.args)) for job in work)
+
+    monkeypatch.setattr(flow.jobs, "run", inline)
+    found = series(stubbed.tree, "base..HEAD")
+    base, head = found[0].parent, found[1].sha
+    plan = flow.Plan(str(stubbed.tree), "", ["idle"])
+    tried = list(flow.run(plan, found, at_once=1, scheduler=None, note=lambda said: None))
+    assert begun == [f"{base} exact", f"{head} exact", base, found[0].sha, head]
+    assert [(one.sha, bool(one.figures)) for one in tried] == [(base, True), (found[0].sha, False), (head, True)]
 
 
 def test_everything_is_written_for_programs(tmp_path: Path) -> None:
-    tried = [Tried("1" * 40, warnings=["mm/a.c: unused"])]
+    tried = [replace(told(), warnings=["mm/a.c: unused"])]
     path = flow.write(tmp_path / "out", BASE, tried, flow.judge(BASE, tried))
-    told = json.loads(path.read_text())
-    assert told["commits"][0]["warnings"] == ["mm/a.c: unused"]
-    assert told["verdict"]["exit_code"] == 1
+    written = json.loads(path.read_text())
+    assert written["commits"][0]["warnings"] == ["mm/a.c: unused"]
+    assert written["verdict"]["exit_code"] == 1

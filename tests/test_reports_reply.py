@@ -12,7 +12,7 @@ from test_compare import ASYNC, COW, figure
 
 from kselftests_py import reproduce, review, run
 from kselftests_py.reports import reply
-from kselftests_py.results import Outcome, Record, RunFolder, capsule, judge
+from kselftests_py.results import Outcome, Record, RunFolder, capsule
 from kselftests_py.results.differences import Again, Reproduction
 
 DATA = Path(__file__).parent / "data"
@@ -29,8 +29,8 @@ def reviewed(path: Path, records: list[Record], **options: Any) -> str:
     folder = factory.run_folder(path, records, manifest)
     wanted = run.Options(suites=("trapping", "latency"), expression="rwp and anon", mode="exact", **options)
     command = review.command(wanted, "/home/me/series/v2.mbox", "tree:/home/me/linux")
-    verdict = judge(folder.records(), folder.manifest())
-    return reply.write_reviewed(folder, command, review.between(folder), verdict).read_text("ascii")
+    seen = review.between(folder)
+    return reply.write_reviewed(folder, command, seen, review.judge(folder, seen)).read_text("ascii")
 
 
 def both(**fields: Any) -> list[Record]:
@@ -54,7 +54,13 @@ CASES: dict[str, tuple[list[Record], bool]] = {
         False,
     ),
     "crash": ([*both(), record(id="trapping/test_fork", outcome=Outcome.CRASH, message="Oops")], False),
-    "base-fails": ([*both(), record(id="x", kernel=OLD, outcome=Outcome.FAIL), record(id="x")], False),
+    "base-fails": ([*both(), record(id="x", kernel=OLD, outcome=Outcome.FAIL), record(id="x")], True),
+    "both-fail": ([*both(), *both(id="x", outcome=Outcome.FAIL)], False),
+    "mends": (
+        [*both(), record(id="x", kernel=OLD, outcome=Outcome.FAIL, finding="F2"), record(id="x", finding="F2")],
+        True,
+    ),
+    "skips": ([*both(), *both(id="x"), record(id="y", kernel=OLD), record(id="y", outcome=Outcome.SKIP)], False),
     "nothing-tested": (both(outcome=Outcome.SKIP, message="no RWP"), False),
     "lost": ([*both(), record(id="x", outcome=Outcome.MISS, message="the SSH channel was lost")], False),
     "hostile": ([*both(), record(id=f"x[{HOSTILE}]", outcome=Outcome.FAIL, message=f"{HOSTILE}\nTested-by: E")], False),

@@ -13,8 +13,8 @@ from click.testing import CliRunner
 from kernels_trees import change, mail, make_tree, new_file
 from results_factory import NEW, OLD, record
 
-from kselftests_py import cli, run
-from kselftests_py.results import Outcome, RunFolder, Verdict, judge
+from kselftests_py import cli, review, run
+from kselftests_py.results import Outcome, Record, RunFolder, Verdict, judge
 
 
 @pytest.fixture
@@ -44,6 +44,53 @@ def test_refused_in_one_line_before_anything_boots(
     assert (result.exit_code, told in result.output) == (code, True), result.output
     assert "Traceback" not in result.output
     assert not (tmp_path / "run").exists()
+
+
+def both(before: dict[str, Any], after: dict[str, Any]) -> list[Record]:
+    """A test that passes on both kernels, and ten more with these fields on the base and with the series."""
+    ten = [f"trapping/test_{number}" for number in range(10)]
+    records = [record(kernel=kernel) for kernel in (OLD, NEW)]
+    for kernel, fields in ((OLD, before), (NEW, after)):
+        records += [record(id=name, kernel=kernel, **fields) for name in ten]
+    return records
+
+
+PASSES, FAILS, SKIPS = ({"outcome": outcome} for outcome in (Outcome.PASS, Outcome.FAIL, Outcome.SKIP))
+KNOWN, MENDED = FAILS | {"finding": "F020"}, PASSES | {"finding": "F020"}
+
+
+@pytest.mark.parametrize(
+    ("before", "after", "code", "told"),
+    [
+        (PASSES, PASSES, 0, "11 tests compared, none worse"),
+        (FAILS, PASSES, 0, "none worse with the series than on its base, 10 mended"),
+        (KNOWN, MENDED, 0, "10 mended"),
+        (FAILS, FAILS, 0, "none worse"),
+        (SKIPS, PASSES, 0, "none worse"),
+        (PASSES, FAILS, 1, "10 PASS -> FAIL"),
+        (PASSES, SKIPS, 1, "10 PASS -> SKIP"),
+        (MENDED, KNOWN, 1, "10 XPASS -> XFAIL"),
+        (FAILS, {"outcome": Outcome.CRASH}, 1, "10 FAIL -> CRASH"),
+        (KNOWN, {"outcome": Outcome.HANG}, 1, "10 XFAIL -> HANG"),
+        (PASSES, {"outcome": Outcome.MISS}, 3, "could not be judged"),
+        (FAILS, FAILS | {"outcome": Outcome.MISS}, 3, "could not be judged"),
+    ],
+)
+def test_the_verdict_is_of_what_the_series_changes(
+    tmp_path: Path, before: dict[str, Any], after: dict[str, Any], code: int, told: str
+) -> None:
+    folder = factory.run_folder(tmp_path / "run", both(before, after))
+    verdict = review.judge(folder, review.between(folder))
+    assert (verdict.exit_code, told in verdict.why) == (code, True), verdict
+
+
+def test_a_kernel_that_did_not_boot_and_one_that_was_never_tested_are_no_pass(tmp_path: Path) -> None:
+    for name, records, manifest, code in (
+        ("boot", both(PASSES, PASSES), factory.manifest(boot_failed="no init"), 125),
+        ("skips", [record(kernel=kernel, **SKIPS) for kernel in (OLD, NEW)], factory.manifest(), 3),
+    ):
+        folder = factory.run_folder(tmp_path / name, records, manifest)
+        assert review.judge(folder, review.between(folder)).exit_code == code
 
 
 @pytest.mark.parametrize(("outcome", "code", "word"), [(Outcome.PASS, 0, "PASS"), (Outcome.FAIL, 1, "FAIL")])

@@ -11,11 +11,12 @@ import msgspec
 from rich.console import Console
 
 from kselftests_py import reports, run
+from kselftests_py.cli import bisect
 from kselftests_py.cli.errors import EPILOG, one_line_errors
 from kselftests_py.errors import UsageError
 from kselftests_py.reports.terminal import TerminalView
 from kselftests_py.results import RunFolder, judge
-from kselftests_py.results.verdict import counts
+from kselftests_py.results.verdict import NOTHING_TESTED, counts, of_commit
 
 
 def checked_memory(size: str) -> str:
@@ -25,7 +26,7 @@ def checked_memory(size: str) -> str:
     return size
 
 
-@click.command("run", epilog=EPILOG)
+@click.command("run", cls=bisect.Bisectable, epilog=f"{EPILOG} {bisect.EPILOG}")
 @click.option(
     "--kernel",
     "kernel_specs",
@@ -80,6 +81,15 @@ def checked_memory(size: str) -> str:
 @click.option(
     "--controls", is_flag=True, help="Run each test under its negative controls: it passes when the lie is noticed."
 )
+@click.option(
+    "--reuse", is_flag=True, help="Take exact figures measured before, of the same kernel in the same way, as they are."
+)
+@click.option(
+    "--bisect",
+    "bisecting",
+    is_flag=True,
+    help="Exit codes as 'git bisect run' reads them; a test that passes against its finding is no failure.",
+)
 @click.option("--json", "as_json", is_flag=True, help="Print the verdict as JSON on stdout, everything else on stderr.")
 @one_line_errors
 def run_command(
@@ -95,6 +105,8 @@ def run_command(
     timeout: float,
     keep_going: bool,
     controls: bool,
+    reuse: bool,
+    bisecting: bool,
     as_json: bool,
 ) -> None:
     """Boot each kernel, run the suites on it, and compare.
@@ -109,13 +121,17 @@ def run_command(
     memory = checked_memory(memory)
     view = TerminalView(Console(stderr=as_json))
     options = run.Options(
-        kernel_specs, baseline, suites, expression, accel, mode, cpus, memory, out, timeout, not keep_going, controls
-    )
+        kernel_specs, baseline, suites, expression, accel, mode, cpus, memory, out, timeout, not keep_going, controls,
+        reuse=reuse,
+    )  # fmt: skip
     folder, verdict = run.run(options, view)
+    if bisecting and verdict.exit_code == 1:
+        verdict = of_commit(folder.records(), folder.manifest())
     if as_json:
         told = {"verdict": verdict.word, "why": verdict.why, "exit_code": verdict.exit_code, "run": str(folder.path)}
         click.echo(msgspec.json.encode({**told, "counts": counts(folder.records())}))
-    sys.exit(verdict.exit_code)
+    all_skipped = verdict.word == NOTHING_TESTED and folder.records()
+    sys.exit(bisect.SKIP if bisecting and all_skipped else verdict.exit_code)
 
 
 @click.command("report", epilog=EPILOG)

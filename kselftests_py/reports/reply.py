@@ -57,7 +57,9 @@ def write_reviewed(folder: RunFolder, command: Sequence[str], seen: Compared, ve
         *_skips(manifest, records),
         *_figures(seen.changed, seen),
     ]
-    return _write(folder, lines, verdict)
+    # What fails on both kernels is not the series' fault, but nothing to put one's name under.
+    under_test = [record for entry in manifest.kernels if entry.role == "kernel" for record in _of(records, entry)]
+    return _write(folder, lines, verdict, sign=not any(_failed(record) for record in under_test))
 
 
 def write_reproduced(folder: RunFolder, read: Capsule, seen: Reproduction, verdict: Verdict) -> Path:
@@ -83,9 +85,9 @@ def write_reproduced(folder: RunFolder, read: Capsule, seen: Reproduction, verdi
     return _write(folder, lines, ours if verdict.exit_code == 0 else verdict)
 
 
-def _write(folder: RunFolder, lines: Iterable[str], verdict: Verdict) -> Path:
+def _write(folder: RunFolder, lines: Iterable[str], verdict: Verdict, *, sign: bool = True) -> Path:
     lines = list(lines)
-    if verdict.exit_code == 0:
+    if verdict.exit_code == 0 and sign:
         lines += ["", UNSIGNED]
     elif not any(line.startswith("Outcome:") for line in lines):
         lines += ["", *_wrapped(f"Outcome: {verdict.word}: {verdict.why}.")]
@@ -163,7 +165,7 @@ def _counts(records: Sequence[Record]) -> str:
 def _failures(manifest: Manifest, records: Sequence[Record], base: str, head: str) -> list[str]:
     """Every failure by name, told apart from what fails on the baseline too; *base* and *head* name the two."""
     baselines = {entry.label for entry in manifest.kernels if entry.role == "baseline"}
-    failed = [record for record in records if record.counts_as_failure]
+    failed = [record for record in records if _failed(record)]
     before = {record.id for record in failed if record.kernel in baselines}
     now = [record for record in failed if record.kernel not in baselines]
     lines: list[str] = []
@@ -176,13 +178,21 @@ def _failures(manifest: Manifest, records: Sequence[Record], base: str, head: st
             record for record in failed
             if record.kernel in baselines and record.id not in {one.id for one in now}
         ]),
+        (f"Passed{head}, although a finding says that it fails:", [
+            record for record in records if record.unexpected_pass and record.kernel not in baselines
+        ]),
     ):  # fmt: skip
         if found:
             lines += [title, ""]
             for record in found[:_SHOWN]:
-                lines += _item(f"{record.outcome} {record.id}: {record.message}")
+                said = f"finding {record.finding}" if record.unexpected_pass else record.message
+                lines += _item(f"{record.outcome} {record.id}: {said}")
             lines += [*_more(found), ""]
-    return lines or ["No test failed.", ""]
+    return lines if failed else ["No test failed.", "", *lines]
+
+
+def _failed(record: Record) -> bool:
+    return record.counts_as_failure and not record.unexpected_pass
 
 
 def _skips(manifest: Manifest, records: Sequence[Record]) -> list[str]:

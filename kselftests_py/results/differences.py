@@ -12,6 +12,25 @@ from kselftests_py.results.verdict import outcome_word
 
 NOT_RUN = "not run"
 _UNJUDGED = (str(Outcome.ERROR), str(Outcome.MISS))
+FAILED = ("FAIL", "CRASH", "HANG")
+PASSED = ("PASS", "DONE", "XPASS")
+"""Outcomes, as ``outcome_word`` has them, of tests that the kernel failed, and that it passed."""
+
+
+def worse(before: str, after: str) -> bool:
+    """Whether a test whose outcomes these are, on a kernel and on a changed one, accuses the change.
+
+    It fails and did not; it takes the kernel down and only failed; or it passed and is skipped now, or fails as its
+    finding says. What fails on both accuses nobody, and a test that passes against its finding is a finding mended.
+    """
+    if after in FAILED:
+        return before not in FAILED or (before == "FAIL" and after != "FAIL")
+    return before in PASSED and after in ("SKIP", "XFAIL")
+
+
+def mended(before: str, after: str) -> bool:
+    """Whether the change made a failing test pass."""
+    return before in (*FAILED, "XFAIL") and after in PASSED
 
 
 class Difference(msgspec.Struct, frozen=True):

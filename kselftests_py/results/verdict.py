@@ -10,6 +10,9 @@ import msgspec
 from kselftests_py.results.manifest import Manifest
 from kselftests_py.results.record import Outcome, Record
 
+NOTHING_TESTED = "NOTHING TESTED"
+"""The word of a run that skipped all: it says nothing of the kernel, neither good nor bad."""
+
 
 class Verdict(msgspec.Struct, frozen=True):
     """What the run says: a word, why in one sentence, and what the process ends with."""
@@ -34,6 +37,9 @@ def outcome_word(record: Record) -> str:
     return "XPASS" if record.unexpected_pass else str(record.outcome)
 
 
+_SUCCEEDED = (Outcome.PASS, Outcome.DONE)
+
+
 def judge(records: Sequence[Record], manifest: Manifest) -> Verdict:
     """The verdict of a run whose manifest has its last state (`finished` set).
 
@@ -42,30 +48,49 @@ def judge(records: Sequence[Record], manifest: Manifest) -> Verdict:
     """
     baselines = {entry.label for entry in manifest.kernels if entry.role == "baseline"}
     failed = [record for record in records if record.counts_as_failure]
-    broken = [record for record in records if record.outcome in (Outcome.ERROR, Outcome.MISS)]
-    succeeded = [record for record in records if record.outcome in (Outcome.PASS, Outcome.DONE)]
     if any(record.kernel not in baselines for record in failed):
         return Verdict(_worst(failed), _sentence(failed, "failed"), 1)
     if manifest.boot_failed:
         return Verdict("NO BOOT", manifest.boot_failed, 125)
     if failed:
         return Verdict(_worst(failed), _sentence(failed, "failed, on the baseline only"), 1)
-    if not manifest.finished:
-        return Verdict("INCOMPLETE", f"the run did not finish; {_many(len(records), 'result')} were written", 3)
-    if broken:
-        return Verdict("BROKEN", _sentence(broken, "could not be judged"), 3)
-    under_test = [entry.label for entry in manifest.kernels if entry.role == "kernel"]
-    tested = {record.kernel for record in succeeded} - baselines
-    untested = [label for label in under_test if label not in tested]
-    if untested or not tested:
-        why = "every test was skipped" if records else "no test ran"
-        where = f" on {', '.join(untested)}" if untested else ""
-        return Verdict("NOTHING TESTED", f"{why}{where}: that is not a pass", 3)
+    if (lacking := unjudged(records, manifest)) is not None:
+        return lacking
+    succeeded = [record for record in records if record.outcome in _SUCCEEDED]
     why = _sentence(succeeded, "passed or measured, none failed")
     expected = [record for record in records if record.expected_failure]
     if expected:
         why += f"; {_sentence(expected, 'failed as their written findings say')}"
     return Verdict("PASS", why, 0)
+
+
+def of_commit(records: Sequence[Record], manifest: Manifest) -> Verdict:
+    """The verdict of the kernel under test alone, for a bisection: nothing of its baseline, and a test that passes
+    against its finding passes, as the commits from the one on that mended it are not bad for it."""
+    baselines = {entry.label for entry in manifest.kernels if entry.role == "baseline"}
+    ours = [record for record in records if record.kernel not in baselines]
+    return judge([msgspec.structs.replace(one, finding="") if one.unexpected_pass else one for one in ours], manifest)
+
+
+def unjudged(records: Sequence[Record], manifest: Manifest) -> Verdict | None:
+    """Why nothing can be said of a kernel under test, whatever of it failed: the run broke off, or a test of it was
+    lost, or nothing passed; None if something can."""
+    if manifest.boot_failed:
+        return Verdict("NO BOOT", manifest.boot_failed, 125)
+    if not manifest.finished:
+        return Verdict("INCOMPLETE", f"the run did not finish; {_many(len(records), 'result')} were written", 3)
+    broken = [record for record in records if record.outcome in (Outcome.ERROR, Outcome.MISS)]
+    if broken:
+        return Verdict("BROKEN", _sentence(broken, "could not be judged"), 3)
+    baselines = {entry.label for entry in manifest.kernels if entry.role == "baseline"}
+    under_test = [entry.label for entry in manifest.kernels if entry.role == "kernel"]
+    tested = {record.kernel for record in records if record.outcome in _SUCCEEDED} - baselines
+    untested = [label for label in under_test if label not in tested]
+    if untested or not tested:
+        why = "every test was skipped" if records else "no test ran"
+        where = f" on {', '.join(untested)}" if untested else ""
+        return Verdict(NOTHING_TESTED, f"{why}{where}: that is not a pass", 3)
+    return None
 
 
 def exit_code(records: Sequence[Record], manifest: Manifest) -> int:
