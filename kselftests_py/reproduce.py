@@ -37,6 +37,7 @@ class Asked(msgspec.Struct, frozen=True):
     blocks: Annotated[int, Meta(ge=0, le=1000)] = 0  # capsules of before there was a comparison in wall time
     margin: Annotated[float, Meta(ge=0, le=1)] = 0.03
     lie: Literal["", "slow_resolve"] = ""
+    seed: Annotated[int, Meta(ge=0, le=run.MAX_SEED)] = 0
 
 
 def reproduce(

@@ -24,6 +24,7 @@ from kselftests_py.results import RunFolder, Verdict, capsule, judge
 
 DEFAULT_KERNEL = "debian:7.3"
 INTERRUPTED = 130
+MAX_SEED = (1 << 32) - 1
 ON_REQUEST = ("upstream",)
 """Suites that run only when they are named."""
 
@@ -47,6 +48,7 @@ class Options:
     blocks: int = 0  # of a comparison in wall time: each wall test so often on each kernel, the kernels taking turns
     margin: float = 0.03  # the share by which wall time may differ and still be called the same
     lie: str = ""  # a negative control that the kernels under test are measured with, the baselines not
+    seed: int = 0  # added to those that the suites draw from: instants of races, sets of touched pages
     reuse: bool = False  # exact figures of the same kernel, measured in the same way before, need no boot
 
 
@@ -134,6 +136,7 @@ def run(options: Options, view: TerminalView) -> tuple[RunFolder, Verdict]:
     prepared = kst_session.begin(folder, targets, settings, view, shown, options.controls)
     prepared.fail_fast = options.fail_fast
     prepared.blocks = options.blocks
+    prepared.seed = options.seed
     prepared.reuse = options.reuse and not options.controls
     arguments = [*folders, "-p", "no:cacheprovider", "--capture=no", "-q", f"--kst-mode={options.mode}"]
     arguments += ["-c", str(data_dir("suites") / "pytest.ini")]

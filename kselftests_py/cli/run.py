@@ -80,6 +80,14 @@ def checked_memory(size: str) -> str:
 @click.option(
     "--controls", is_flag=True, help="Run each test under its negative controls: it passes when the lie is noticed."
 )
+@click.option(
+    "--seed",
+    type=click.IntRange(0, run.MAX_SEED),
+    default=0,
+    show_default=True,
+    metavar="N",
+    help="Other instants in races, other pages touched; the same for the same N.",
+)
 @click.option("--json", "as_json", is_flag=True, help="Print the verdict as JSON on stdout, everything else on stderr.")
 @one_line_errors
 def run_command(
@@ -95,6 +103,7 @@ def run_command(
     timeout: float,
     keep_going: bool,
     controls: bool,
+    seed: int,
     as_json: bool,
 ) -> None:
     """Boot each kernel, run the suites on it, and compare.
@@ -109,8 +118,9 @@ def run_command(
     memory = checked_memory(memory)
     view = TerminalView(Console(stderr=as_json))
     options = run.Options(
-        kernel_specs, baseline, suites, expression, accel, mode, cpus, memory, out, timeout, not keep_going, controls
-    )
+        kernel_specs, baseline, suites, expression, accel, mode, cpus, memory, out, timeout, not keep_going, controls,
+        seed=seed,
+    )  # fmt: skip
     folder, verdict = run.run(options, view)
     if as_json:
         told = {"verdict": verdict.word, "why": verdict.why, "exit_code": verdict.exit_code, "run": str(folder.path)}

@@ -39,7 +39,8 @@ _INDEX = "capsule.json"
 _SAFE = re.compile(r"(?:[A-Za-z0-9_][A-Za-z0-9._+-]*/)*[A-Za-z0-9_][A-Za-z0-9._+-]*")
 _EPOCH = (1980, 1, 1, 0, 0, 0)
 _SOURCES = {"probe": "native_probes", "suites": "suites", "configs": "vm_images/configs"}
-_KINDS = {".c", ".h", ".py", ".toml", ".ini", ".config", ""}
+_KINDS = {".c", ".h", ".py", ".toml", ".json", ".ini", ".config", ".seeds", ""}
+_BUILT = "build"  # below native_probes/, by its Makefile
 
 
 class Index(msgspec.Struct, frozen=True):
@@ -123,7 +124,7 @@ def _sources() -> Iterator[tuple[str, bytes]]:
         root = data_dir(place.split("/")[0]).joinpath(*place.split("/")[1:])
         for path in sorted(root.rglob("*")):
             name = f"{kind}/{path.relative_to(root)}"
-            if path.is_file() and path.suffix in _KINDS and _SAFE.fullmatch(name):
+            if name.split("/")[1] != _BUILT and path.is_file() and path.suffix in _KINDS and _SAFE.fullmatch(name):
                 yield name, path.read_bytes()
 
 
