@@ -18,14 +18,16 @@ from kselftests_py.kernels import KernelImage, newest_without_rwp
 from kselftests_py.paths import data_dir
 from kselftests_py.pytest_plugin import session as kst_session
 from kselftests_py.pytest_plugin.keys import RUN
-from kselftests_py.pytest_plugin.station import Settings
+from kselftests_py.pytest_plugin.station import Settings, Target
 from kselftests_py.reports.terminal import TerminalView
 from kselftests_py.results import RunFolder, Verdict, capsule, judge
+from kselftests_py.upstream import programs
 
 DEFAULT_KERNEL = "debian:7.3"
 INTERRUPTED = 130
 MAX_SEED = (1 << 32) - 1
-ON_REQUEST = ("upstream",)
+UPSTREAM = "upstream"
+ON_REQUEST = (UPSTREAM,)
 """Suites that run only when they are named."""
 
 
@@ -102,6 +104,24 @@ def _kernels(options: Options, note: Callable[[str], None]) -> tuple[list[str], 
     return [DEFAULT_KERNEL], [image.spec]
 
 
+def _check_sources(targets: Sequence[Target], suites: Sequence[str], note: Callable[[str], None]) -> None:
+    """Tell before the boot where ``upstream`` will be skipped; :raises HarnessError: nothing else was asked, and it
+    would be everywhere."""
+    if UPSTREAM not in suites:
+        return
+    lacking = []
+    for one in targets:
+        try:
+            programs.source_of(one.kernel)
+        except programs.NoSource as error:
+            lacking.append((one, str(error)))
+    tested = [one for one in targets if one.entry.role == "kernel" and one not in [each for each, _ in lacking]]
+    if not tested and set(suites) == {UPSTREAM}:
+        raise HarnessError(f"{lacking[-1][1]}; nothing would be tested")
+    for one, why in lacking:
+        note(f"{one.label}: --suite {UPSTREAM} is skipped: {why}")
+
+
 @contextlib.contextmanager
 def sigterm_as_interrupt() -> Iterator[None]:
     """A polite kill ends the run as Ctrl-C does: machines stopped, results kept, reports written."""
@@ -130,6 +150,7 @@ def run(options: Options, view: TerminalView) -> tuple[RunFolder, Verdict]:
     for kernel in [one.kernel for one in targets if isinstance(one.kernel, KernelImage)]:
         for line in needs.tell(kernel, [Path(folder).name for folder in folders]):
             view.note(line)
+    _check_sources(targets, [Path(folder).name for folder in folders], view.note)
     folder = RunFolder.create(options.out)
     settings = Settings(options.accel, options.cpus, options.memory, options.timeout)
     shown = {name: str(value) if isinstance(value, Path) else value for name, value in asdict(options).items()}
@@ -147,6 +168,8 @@ def run(options: Options, view: TerminalView) -> tuple[RunFolder, Verdict]:
     view.stop()
     if prepared.stopped is not None:
         raise prepared.stopped
+    if status == pytest.ExitCode.USAGE_ERROR:  # pytest has said where it is wrong
+        raise UsageError(f"-k {options.expression}: no expression that pytest can read")
     reports.write_all(folder)
     try:
         capsule.write(folder)

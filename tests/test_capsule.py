@@ -246,6 +246,14 @@ def test_a_flipped_byte_of_a_file_is_told(folder: RunFolder, tmp_path: Path) -> 
         capsule.open_(tmp_path / "flipped.kst")
 
 
+@pytest.mark.parametrize("name", ["capsule.json", "manifest.json", "results.jsonl"])
+def test_a_part_that_is_not_there_is_named(folder: RunFolder, tmp_path: Path, name: str) -> None:
+    members = members_of(capsule.write(folder))
+    del members[name]
+    with pytest.raises(UsageError, match=f"has no {name}, so it is no capsule"):
+        capsule.open_(packed(tmp_path / "less.kst", members))
+
+
 def test_what_is_no_capsule_at_all(tmp_path: Path) -> None:
     for path in (tmp_path / "none", tmp_path):
         with pytest.raises(UsageError):

@@ -83,6 +83,7 @@ def test_an_outcome_that_is_another_is_not_the_same(host_run: Path, tmp_path: Pa
         ("manifest.json", '"memory": "1G"', '"memory": "1G -device evil"', 3, "its options are none of kst run"),
         ("manifest.json", '"cpus": 2,\n    "memory": "', '"cpus": 65,\n    "memory": "', 3, "its options are none"),
         ("manifest.json", '"accel": "auto"', '"accel": "kvm,evil"', 3, "its options are none"),
+        ("manifest.json", '"seed": 7', '"command": "explore", "seed": "7"', 3, "is of kst explore, and only kst run"),
         ("manifest.json", '"seed": 7', '"seed": -1', 3, "its options are none"),
         ("manifest.json", '"trapping"', '"../../evil"', 3, "this kst has no suite"),
         ("manifest.json", '"suites"', '"suites_"', 3, "its options are none"),
@@ -133,6 +134,7 @@ DIFFERENT: dict[str, tuple[list[Record], list[Record], str, int]] = {
     ),
     "not-measured": ([record(id="m", metrics=figure(5, ASYNC).metrics)], [record(id="m")], "CANNOT TELL", 3),
     "nothing": ([], [], "CANNOT TELL", 3),
+    "no-result-then": ([], [record()], "CANNOT TELL", 3),
 }
 
 
@@ -149,6 +151,24 @@ def test_verdicts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, case: str) ->
     then, now, word, code = DIFFERENT[case]
     verdict = judged(tmp_path, then, now)
     assert (verdict.word, verdict.exit_code) == (word, code), verdict.why
+
+
+@pytest.mark.parametrize(
+    ("then", "now", "word"),
+    [
+        ([record()], [record(), record(id="b"), figure(5, ASYNC)], "SAME"),
+        ([record()], [record(outcome=Outcome.FAIL), record(id="b")], "NOT THE SAME"),
+        ([record(), record(id="b")], [record()], "NOT THE SAME"),
+    ],
+)
+def test_a_run_that_was_stopped_is_compared_in_what_it_had_come_to(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, then: list[Record], now: list[Record], word: str
+) -> None:
+    monkeypatch.setenv("KST_CACHE", str(tmp_path / "cache"))
+    first = factory.run_folder(tmp_path / "then", then, factory.manifest(options=OPTIONS, finished=""))
+    again = factory.run_folder(tmp_path / "now", now, factory.manifest())
+    read = capsule.open_(first.path)
+    assert reproduce.judge(read, again, Reproduction([], [], reproduce.compared(read, again))).word == word
 
 
 @pytest.mark.parametrize(

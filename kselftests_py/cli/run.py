@@ -111,7 +111,9 @@ def run_command(
     \b
     SPEC is one of
       debian:7.3  debian:newest  debian:7.3.4    a kernel of Debian's mirror
-      image:PATH[,modules=DIR][,config=FILE]     a kernel you built
+      image:PATH[,modules=DIR][,config=FILE]     a kernel you built (,source=SPEC: for --suite upstream)
+      source:7.3  tree:DIR  git:DIR@REV          built; with +series:..., +config:FILE, +FLAVOUR (docs/kernels.md)
+      cached:DIGEST                              a kernel of the cache (kst kernels)
       host                                       the running kernel, no VM
       ssh:USER@HOST[:PORT]                       a running machine
     """

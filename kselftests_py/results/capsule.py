@@ -156,7 +156,7 @@ def open_(given: Path) -> Capsule:
         return _decoded(path, files)
     except (zipfile.BadZipFile, EOFError, OSError, NotImplementedError, zlib.error) as error:
         raise UsageError(f"{path}: is no capsule, or a damaged one ({error}); have it sent again") from None
-    except (msgspec.MsgspecError, UnicodeDecodeError, KeyError, RecursionError) as error:
+    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
         raise UsageError(f"{path}: does not hold what a capsule holds ({error}); have it sent again") from None
 
 
@@ -185,6 +185,8 @@ def _checked(path: Path, archive: zipfile.ZipFile) -> list[zipfile.ZipInfo]:
 
 
 def _decoded(path: Path, files: dict[str, bytes]) -> Capsule:
+    if lacking := [name for name in (_INDEX, MANIFEST, RESULTS) if name not in files]:
+        raise UsageError(f"{path}: has no {lacking[0]}, so it is no capsule of kst run")
     kind = msgspec.json.decode(files[_INDEX], type=dict[str, object]).get("format")
     if kind != FORMAT:
         raise UsageError(f"{path}: is of format {kind!r:.20}, this kst reads {FORMAT}; take the kst that wrote it")

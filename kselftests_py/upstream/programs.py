@@ -33,7 +33,8 @@ def source_of(kernel: KernelImage | RunningKernel) -> BuildSpec:
         spec = f"source:{'.'.join(kernel.release.split('.')[:2])}"
     wanted = parse(spec)
     if not isinstance(wanted, BuildSpec):
-        raise NoSource(f"{kernel.spec}: its source is not known; name it: {kernel.spec},source=SPEC")
+        how = f"name it: {kernel.spec},source=SPEC" if kernel.spec.startswith("image:") else "give its source: or tree:"
+        raise NoSource(f"{kernel.spec}: its source is not known; {how}")
     return wanted
 
 
