@@ -37,6 +37,7 @@ class Asked(msgspec.Struct, frozen=True):
     blocks: Annotated[int, Meta(ge=0, le=1000)] = 0  # capsules of before there was a comparison in wall time
     margin: Annotated[float, Meta(ge=0, le=1)] = 0.03
     lie: Literal["", "slow_resolve"] = ""
+    seed: Annotated[int, Meta(ge=0, le=run.MAX_SEED)] = 0
 
 
 def reproduce(
@@ -77,6 +78,9 @@ def reproduce(
 
 
 def _asked(read: Capsule) -> dict[str, Any]:
+    if isinstance(command := read.manifest.options.get("command"), str):
+        again = "; kst explore --replay FILE runs what it found" if command == "explore" else ""
+        raise HarnessError(f"{read.path}: is of kst {command:.20}, and only kst run can be reproduced{again}")
     try:
         asked = msgspec.convert(read.manifest.options, Asked)
     except msgspec.ValidationError as error:
@@ -147,12 +151,18 @@ def _why(entry: KernelEntry, how: Recipe, kernel: KernelImage, config_then: byte
 
 
 def compared(read: Capsule, folder: RunFolder) -> list[Compared]:
-    """Kernel by kernel, the capsule's records against those of *folder*. Labels may differ, the order does not."""
-    records, entries = folder.records(), folder.manifest().kernels
-    return [
-        differences.compare(then.label, _of(read.records, then.label), _of(records, now.label))
-        for then, now in zip(read.manifest.kernels, entries, strict=True)
-    ]
+    """Kernel by kernel, the capsule's records against those of *folder*. Labels may differ, the order does not.
+
+    A run that did not finish is compared in what it had come to.
+    """
+    records, found = folder.records(), []
+    for then, now in zip(read.manifest.kernels, folder.manifest().kernels, strict=True):
+        before, after = _of(read.records, then.label), _of(records, now.label)
+        if not read.manifest.finished:
+            known = {record.id for record in before}
+            after = [record for record in after if record.id in known]
+        found.append(differences.compare(then.label, before, after))
+    return found
 
 
 def _of(records: list[Record], label: str) -> list[Record]:
@@ -167,6 +177,8 @@ def judge(read: Capsule, folder: RunFolder, seen: Reproduction) -> Verdict:
     outcomes = [each for one in seen.compared for each in one.outcomes]
     changed = [each for one in seen.compared for each in one.changed]
     lost = [each for one in seen.compared for each in one.missing]
+    if not read.records and not then.boot_failed:
+        return Verdict("CANNOT TELL", "the capsule has no result to compare with", 3)
     if not now.finished:
         return Verdict("CANNOT TELL", "the run did not finish", 3)
     if bool(then.boot_failed) != bool(now.boot_failed):

@@ -18,13 +18,16 @@ from kselftests_py.kernels import KernelImage, newest_without_rwp
 from kselftests_py.paths import data_dir
 from kselftests_py.pytest_plugin import session as kst_session
 from kselftests_py.pytest_plugin.keys import RUN
-from kselftests_py.pytest_plugin.station import Settings
+from kselftests_py.pytest_plugin.station import Settings, Target
 from kselftests_py.reports.terminal import TerminalView
 from kselftests_py.results import RunFolder, Verdict, capsule, judge
+from kselftests_py.upstream import programs
 
 DEFAULT_KERNEL = "debian:7.3"
 INTERRUPTED = 130
-ON_REQUEST = ("upstream",)
+MAX_SEED = (1 << 32) - 1
+UPSTREAM = "upstream"
+ON_REQUEST = (UPSTREAM,)
 """Suites that run only when they are named."""
 
 
@@ -47,6 +50,7 @@ class Options:
     blocks: int = 0  # of a comparison in wall time: each wall test so often on each kernel, the kernels taking turns
     margin: float = 0.03  # the share by which wall time may differ and still be called the same
     lie: str = ""  # a negative control that the kernels under test are measured with, the baselines not
+    seed: int = 0  # added to those that the suites draw from: instants of races, sets of touched pages
     reuse: bool = False  # exact figures of the same kernel, measured in the same way before, need no boot
 
 
@@ -100,6 +104,24 @@ def _kernels(options: Options, note: Callable[[str], None]) -> tuple[list[str], 
     return [DEFAULT_KERNEL], [image.spec]
 
 
+def _check_sources(targets: Sequence[Target], suites: Sequence[str], note: Callable[[str], None]) -> None:
+    """Tell before the boot where ``upstream`` will be skipped; :raises HarnessError: nothing else was asked, and it
+    would be everywhere."""
+    if UPSTREAM not in suites:
+        return
+    lacking = []
+    for one in targets:
+        try:
+            programs.source_of(one.kernel)
+        except programs.NoSource as error:
+            lacking.append((one, str(error)))
+    tested = [one for one in targets if one.entry.role == "kernel" and one not in [each for each, _ in lacking]]
+    if not tested and set(suites) == {UPSTREAM}:
+        raise HarnessError(f"{lacking[-1][1]}; nothing would be tested")
+    for one, why in lacking:
+        note(f"{one.label}: --suite {UPSTREAM} is skipped: {why}")
+
+
 @contextlib.contextmanager
 def sigterm_as_interrupt() -> Iterator[None]:
     """A polite kill ends the run as Ctrl-C does: machines stopped, results kept, reports written."""
@@ -128,12 +150,14 @@ def run(options: Options, view: TerminalView) -> tuple[RunFolder, Verdict]:
     for kernel in [one.kernel for one in targets if isinstance(one.kernel, KernelImage)]:
         for line in needs.tell(kernel, [Path(folder).name for folder in folders]):
             view.note(line)
+    _check_sources(targets, [Path(folder).name for folder in folders], view.note)
     folder = RunFolder.create(options.out)
     settings = Settings(options.accel, options.cpus, options.memory, options.timeout)
     shown = {name: str(value) if isinstance(value, Path) else value for name, value in asdict(options).items()}
     prepared = kst_session.begin(folder, targets, settings, view, shown, options.controls)
     prepared.fail_fast = options.fail_fast
     prepared.blocks = options.blocks
+    prepared.seed = options.seed
     prepared.reuse = options.reuse and not options.controls
     arguments = [*folders, "-p", "no:cacheprovider", "--capture=no", "-q", f"--kst-mode={options.mode}"]
     arguments += ["-c", str(data_dir("suites") / "pytest.ini")]
@@ -144,6 +168,8 @@ def run(options: Options, view: TerminalView) -> tuple[RunFolder, Verdict]:
     view.stop()
     if prepared.stopped is not None:
         raise prepared.stopped
+    if status == pytest.ExitCode.USAGE_ERROR:  # pytest has said where it is wrong
+        raise UsageError(f"-k {options.expression}: no expression that pytest can read")
     reports.write_all(folder)
     try:
         capsule.write(folder)

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import io
 import json
+import shutil
 import stat
+import subprocess
 import tracemalloc
 import zipfile
 from pathlib import Path
@@ -33,6 +35,36 @@ def test_everything_of_the_run_is_in_it_and_comes_out_again(folder: RunFolder) -
     assert {"probe/uffd.c", "suites/pytest.ini", "suites/trapping/test_wp.py", "configs/lean.config"} <= set(read.files)
     assert [recipe.kind for recipe in read.index.recipes] == ["ssh", "ssh"]
     assert read.foreign() == []
+
+
+def test_every_file_that_decides_a_run_is_in_it_and_nothing_that_was_built(
+    folder: RunFolder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A copy of the data of the package as git has it, and beside it what compilers and Python leave there."""
+    places = {"native_probes": "probe", "suites": "suites", "vm_images/configs": "configs"}
+    top = Path(__file__).parent.parent
+    listed = subprocess.run(["git", "ls-files", *places], cwd=top, capture_output=True, text=True, check=True)
+    for name in listed.stdout.splitlines():
+        (tmp_path / "data" / name).parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy(top / name, tmp_path / "data" / name)
+    for built in ("native_probes/build/agent", "native_probes/build/agent.o", "suites/__pycache__/x.pyc"):
+        (tmp_path / "data" / built).parent.mkdir(exist_ok=True)
+        (tmp_path / "data" / built).write_bytes(b"\x7fELF")
+    monkeypatch.setattr(capsule, "data_dir", lambda name: tmp_path / "data" / name)
+    found = {name for name in capsule.open_(capsule.write(folder)).files if name.split("/")[0] in places.values()}
+    expected = set()
+    for name in listed.stdout.splitlines():
+        place = next(place for place in places if name.startswith(f"{place}/"))
+        expected.add(places[place] + name.removeprefix(place))
+    assert found == {name for name in expected if not name.endswith((".md", ".gitignore"))}
+    assert any(name.startswith("suites/trapping/explored/") for name in found)
+
+
+def test_another_explored_sequence_is_named(folder: RunFolder) -> None:
+    members = members_of(capsule.write(folder))
+    name = min(name for name in members if name.startswith("suites/trapping/explored/"))
+    found = capsule.open_(packed(folder.path / "other.kst", members | {name: b"{}"})).foreign()
+    assert found == [name]
 
 
 def test_the_same_run_gives_the_same_bytes(folder: RunFolder) -> None:
@@ -212,6 +244,14 @@ def test_a_flipped_byte_of_a_file_is_told(folder: RunFolder, tmp_path: Path) -> 
     (tmp_path / "flipped.kst").write_bytes(whole)
     with pytest.raises(UsageError, match="damaged"):
         capsule.open_(tmp_path / "flipped.kst")
+
+
+@pytest.mark.parametrize("name", ["capsule.json", "manifest.json", "results.jsonl"])
+def test_a_part_that_is_not_there_is_named(folder: RunFolder, tmp_path: Path, name: str) -> None:
+    members = members_of(capsule.write(folder))
+    del members[name]
+    with pytest.raises(UsageError, match=f"has no {name}, so it is no capsule"):
+        capsule.open_(packed(tmp_path / "less.kst", members))
 
 
 def test_what_is_no_capsule_at_all(tmp_path: Path) -> None:

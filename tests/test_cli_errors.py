@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 from click.testing import CliRunner, Result
+from kernels_mirror import bzimage
 
 from kselftests_py import cli, kernels
 from kselftests_py.results import RunFolder
@@ -34,8 +35,14 @@ def kst(*arguments: str | Path) -> Result:
         (["--kernel", "host", "--memory", "3x"], 2, "--memory"),
         ([*QUICK, "--out", "/proc/no/such"], 3, "/proc/no/such"),
         ([*QUICK, "-k", "no_such_test"], 3, "no test ran"),
+        ([*QUICK, "-k", "anon and ("], 2, "kst: -k anon and (: no expression"),
+        (
+            ["--kernel", "host", "--suite", "upstream"],
+            3,
+            "running kernel is not known; give source:, tree: or git:; no",
+        ),
     ],
-    ids=["spec", "no-file", "typo", "no-suite", "same", "ssh", "memory", "out", "nothing"],
+    ids=["spec", "no-file", "typo", "no-suite", "same", "ssh", "memory", "out", "nothing", "expression", "upstream"],
 )
 def test_one_line_and_the_exit_code(
     arguments: list[str], code: int, told: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
@@ -52,6 +59,24 @@ def test_file_that_is_no_kernel(tmp_path: Path) -> None:
     rubbish.write_bytes(b"not a kernel" * 1000)
     result = kst("run", "--kernel", f"image:{rubbish}")
     assert (result.exit_code, str(rubbish) in result.output) == (2, True), result.output
+
+
+def test_upstream_without_a_source_is_told_before_the_boot(tmp_path: Path) -> None:
+    """That the boot of this kernel, which is a header and nothing else, would fail is not come to."""
+    (tmp_path / "vmlinuz").write_bytes(bzimage("7.3.4-mine"))
+    spec = f"image:{tmp_path / 'vmlinuz'}"
+    alone = kst("run", "--kernel", spec, "--suite", "upstream", "--out", tmp_path / "run")
+    assert alone.exit_code == 3
+    assert (
+        alone.output == f"kst: {spec}: its source is not known; name it: {spec},source=SPEC; nothing would be tested\n"
+    )
+    assert not (tmp_path / "run").exists()
+
+
+def test_upstream_beside_another_suite_is_skipped_and_that_is_told(tmp_path: Path) -> None:
+    beside = kst("run", *QUICK, "--suite", "upstream", "--out", tmp_path / "run")
+    assert beside.exit_code == 0, beside.output
+    assert "host: --suite upstream is skipped: host: the source of a running kernel is not known" in beside.output
 
 
 def test_run_folder_is_never_used_twice(tmp_path: Path) -> None:

@@ -48,6 +48,7 @@ def test_nothing_found_ends_with_0(folder: Path) -> None:
     assert result.exit_code == 0, result.output
     assert result.output.splitlines()[-1] == f"PASS: no contradictions in {folder}"
     assert json.loads((folder / "explore.json").read_bytes())["seed"] == 1
+    assert json.loads((folder / "manifest.json").read_bytes())["seeds"] == {"kst explore": 1}
     with_rwp = "host: rwp and wp on " in result.output
     assert with_rwp != ("not tried: rwp: UFFDIO_API does not offer UFFD_FEATURE_RWP" in result.output), result.output
     assert with_rwp or "host: wp on anon" in result.output

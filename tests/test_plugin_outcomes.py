@@ -128,6 +128,24 @@ def test_innocent(subject): pass
     assert judge(folder.records(), folder.manifest()).exit_code == 1
 
 
+def test_the_manifest_has_the_seed_of_each_test_that_draws(tmp_path: Path) -> None:
+    cases = """
+import pytest
+@pytest.mark.parametrize("seed", [1, 9], indirect=True)
+def test_two(subject, seed): assert seed in (6, 14)
+def test_one(subject, seed): assert seed == 6
+def test_none(subject): pass
+"""
+    _, folder = run_suite(tmp_path, cases, "--kst-seed", "5")
+    assert judge(folder.records(), folder.manifest()).exit_code == 0
+    assert folder.manifest().seeds == {
+        "outcomes/test_cases.py::test_two[1]": 6,
+        "outcomes/test_cases.py::test_two[9]": 14,
+        "outcomes/test_cases.py::test_one": 6,
+    }
+    assert set(folder.manifest().seeds) < {record.id for record in folder.records()}
+
+
 def test_control_that_is_noticed_passes_and_one_that_is_not_fails(tmp_path: Path) -> None:
     cases = """
 import pytest

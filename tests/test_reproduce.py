@@ -25,7 +25,9 @@ from kselftests_py.results import KernelEntry, Manifest, Outcome, Record, RunFol
 from kselftests_py.results.capsule import Capsule
 from kselftests_py.results.differences import Again, Reproduction
 
-QUICK = ["--kernel", "host", "--suite", "trapping", "-k", "test_only_the_range_is_trapped and anon and wp"]
+DRAWS = "test_racers_are_let_go_by_what_ends_the_protection and wp"
+QUICK = ["--kernel", "host", "--suite", "trapping", "--seed", "7"]
+QUICK += ["-k", f"(test_only_the_range_is_trapped and anon and wp) or ({DRAWS})"]
 OPTIONS: dict[str, Any] = {
     "kernels": ["x"], "baseline": "y", "suites": ["trapping"], "expression": "", "accel": "auto", "mode": "both",
     "cpus": 2, "memory": "1G", "out": None, "timeout": 60.0, "fail_fast": False, "controls": False,
@@ -61,6 +63,9 @@ def test_a_run_leaves_a_capsule_that_says_the_same_when_it_is_run_again(host_run
     found = json.loads(told.stdout.splitlines()[-1])
     assert found["verdict"] == "SAME"
     assert found["compared"][0]["tests"] == len(RunFolder.open(host_run).records()) > 0
+    seeds = [RunFolder.open(folder).manifest().seeds for folder in (host_run, tmp_path / "again")]
+    assert seeds[0] == seeds[1]
+    assert set(seeds[0].values()) == {8}
     assert "Outcome: SAME" in (tmp_path / "again/reply.txt").read_text()
 
 
@@ -78,6 +83,8 @@ def test_an_outcome_that_is_another_is_not_the_same(host_run: Path, tmp_path: Pa
         ("manifest.json", '"memory": "1G"', '"memory": "1G -device evil"', 3, "its options are none of kst run"),
         ("manifest.json", '"cpus": 2,\n    "memory": "', '"cpus": 65,\n    "memory": "', 3, "its options are none"),
         ("manifest.json", '"accel": "auto"', '"accel": "kvm,evil"', 3, "its options are none"),
+        ("manifest.json", '"seed": 7', '"command": "explore", "seed": "7"', 3, "is of kst explore, and only kst run"),
+        ("manifest.json", '"seed": 7', '"seed": -1', 3, "its options are none"),
         ("manifest.json", '"trapping"', '"../../evil"', 3, "this kst has no suite"),
         ("manifest.json", '"suites"', '"suites_"', 3, "its options are none"),
         ("manifest.json", '"role": "kernel"', '"role": "baseline"', 3, "no run of kst run"),
@@ -127,6 +134,7 @@ DIFFERENT: dict[str, tuple[list[Record], list[Record], str, int]] = {
     ),
     "not-measured": ([record(id="m", metrics=figure(5, ASYNC).metrics)], [record(id="m")], "CANNOT TELL", 3),
     "nothing": ([], [], "CANNOT TELL", 3),
+    "no-result-then": ([], [record()], "CANNOT TELL", 3),
 }
 
 
@@ -143,6 +151,24 @@ def test_verdicts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, case: str) ->
     then, now, word, code = DIFFERENT[case]
     verdict = judged(tmp_path, then, now)
     assert (verdict.word, verdict.exit_code) == (word, code), verdict.why
+
+
+@pytest.mark.parametrize(
+    ("then", "now", "word"),
+    [
+        ([record()], [record(), record(id="b"), figure(5, ASYNC)], "SAME"),
+        ([record()], [record(outcome=Outcome.FAIL), record(id="b")], "NOT THE SAME"),
+        ([record(), record(id="b")], [record()], "NOT THE SAME"),
+    ],
+)
+def test_a_run_that_was_stopped_is_compared_in_what_it_had_come_to(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, then: list[Record], now: list[Record], word: str
+) -> None:
+    monkeypatch.setenv("KST_CACHE", str(tmp_path / "cache"))
+    first = factory.run_folder(tmp_path / "then", then, factory.manifest(options=OPTIONS, finished=""))
+    again = factory.run_folder(tmp_path / "now", now, factory.manifest())
+    read = capsule.open_(first.path)
+    assert reproduce.judge(read, again, Reproduction([], [], reproduce.compared(read, again))).word == word
 
 
 @pytest.mark.parametrize(

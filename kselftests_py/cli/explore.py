@@ -70,7 +70,7 @@ def explore_command(
     options = {"command": "explore", "kernel": spec, "seed": str(seed), "minutes": f"{minutes:g}"}
     settings = Settings(accel, cpus, checked_memory(memory))
     folder = RunFolder.create(out)
-    ground = Ground(spec, folder, settings, note, options)
+    ground = Ground(spec, folder, settings, note, options, None if given else seed)
     complete = False
     try:
         if given is not None:

@@ -90,6 +90,14 @@ def checked_memory(size: str) -> str:
     is_flag=True,
     help="Exit codes as 'git bisect run' reads them; a test that passes against its finding is no failure.",
 )
+@click.option(
+    "--seed",
+    type=click.IntRange(0, run.MAX_SEED),
+    default=0,
+    show_default=True,
+    metavar="N",
+    help="Other instants in races, other pages touched; the same for the same N.",
+)
 @click.option("--json", "as_json", is_flag=True, help="Print the verdict as JSON on stdout, everything else on stderr.")
 @one_line_errors
 def run_command(
@@ -107,6 +115,7 @@ def run_command(
     controls: bool,
     reuse: bool,
     bisecting: bool,
+    seed: int,
     as_json: bool,
 ) -> None:
     """Boot each kernel, run the suites on it, and compare.
@@ -114,7 +123,9 @@ def run_command(
     \b
     SPEC is one of
       debian:7.3  debian:newest  debian:7.3.4    a kernel of Debian's mirror
-      image:PATH[,modules=DIR][,config=FILE]     a kernel you built
+      image:PATH[,modules=DIR][,config=FILE]     a kernel you built (,source=SPEC: for --suite upstream)
+      source:7.3  tree:DIR  git:DIR@REV          built; with +series:..., +config:FILE, +FLAVOUR (docs/kernels.md)
+      cached:DIGEST                              a kernel of the cache (kst kernels)
       host                                       the running kernel, no VM
       ssh:USER@HOST[:PORT]                       a running machine
     """
@@ -122,7 +133,7 @@ def run_command(
     view = TerminalView(Console(stderr=as_json))
     options = run.Options(
         kernel_specs, baseline, suites, expression, accel, mode, cpus, memory, out, timeout, not keep_going, controls,
-        reuse=reuse,
+        reuse=reuse, seed=seed,
     )  # fmt: skip
     folder, verdict = run.run(options, view)
     if bisecting and verdict.exit_code == 1:

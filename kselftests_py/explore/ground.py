@@ -30,11 +30,22 @@ class _Told(session.Silent):
 class Ground:
     """One kernel, booted when it is first needed and again after each loss, with its consoles in *folder*."""
 
-    def __init__(self, spec: str, folder: RunFolder, settings: Settings, note: Note, options: dict[str, str]) -> None:
+    def __init__(
+        self,
+        spec: str,
+        folder: RunFolder,
+        settings: Settings,
+        note: Note,
+        options: dict[str, str],
+        seed: int | None = None,
+    ) -> None:
         listener = _Told(note)
         (self._target,) = session.targets([spec], [], listener)
         self._station: Station | None = None
         self._run = session.begin(folder, [self._target], settings, listener, dict(options), controls=False)
+        if seed is not None:
+            self._run.manifest.seeds["kst explore"] = seed
+            folder.write_manifest(self._run.manifest)
 
     @property
     def target(self) -> Target:

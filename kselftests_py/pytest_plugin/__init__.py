@@ -27,6 +27,7 @@ from kselftests_py.pytest_plugin.fixtures import (
     machine,
     record_metric,
     record_part,
+    seed,
     subject,
 )
 from kselftests_py.pytest_plugin.judge import check_log, record
@@ -37,7 +38,7 @@ from kselftests_py.results import Outcome, Record, RunFolder
 
 __all__ = [
     "caps", "exact_subject", "kst_block", "kst_control", "kst_target", "lab", "machine", "record_metric", "record_part",
-    "subject",
+    "seed", "subject",
 ]  # fmt: skip
 
 _MARKS = (
@@ -62,6 +63,9 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     group.addoption("--kst-cpus", type=int, default=2, metavar="N", help="vCPUs of a guest (exact mode: always 1)")
     group.addoption("--kst-memory", default="1G", metavar="SIZE", help="memory of a guest, as vng takes it")
     group.addoption("--kst-timeout", type=float, default=60, metavar="SECONDS", help="bound of one test")
+    group.addoption(
+        "--kst-seed", type=int, default=0, metavar="N", help="other random choices, the same for the same N"
+    )
     group.addoption(
         "--kst-fail-fast", action="store_true", help="stop at the first failure that no finding explains (-x: at any)"
     )
@@ -104,6 +108,7 @@ def _begin(config: pytest.Config) -> session.Run:
     }
     begun = session.begin(folder, targets, settings, listener, options, option.kst_controls)
     begun.fail_fast = option.kst_fail_fast
+    begun.seed = option.kst_seed
     return begun
 
 

@@ -12,7 +12,7 @@ from kselftests_py.lab import Capabilities, Lab, Subject
 from kselftests_py.machines.machine import Machine
 from kselftests_py.measure import tails
 from kselftests_py.pytest_plugin.keys import METRICS, PARTS, RUN, STATION
-from kselftests_py.pytest_plugin.names import suite_of
+from kselftests_py.pytest_plugin.names import suite_of, test_id
 from kselftests_py.pytest_plugin.station import Station, Target
 from kselftests_py.results import Metric, Outcome, Record
 
@@ -101,6 +101,16 @@ def record_metric(request: pytest.FixtureRequest) -> Callable[..., None]:
         metrics.append(Metric(name=name, value=value, unit=unit, **rest))
 
     return add
+
+
+@pytest.fixture
+def seed(request: pytest.FixtureRequest, kst_target: Target) -> int:
+    """What the test draws its random choices from: its own number (parametrize indirectly; else 1), and the run's
+    ``--seed`` added to it. The manifest tells of each."""
+    run = request.config.stash[RUN]
+    drawn: int = getattr(request, "param", 1) + run.seed
+    run.manifest.seeds[test_id(request.node, kst_target.label)] = drawn
+    return drawn
 
 
 @pytest.fixture

@@ -56,6 +56,7 @@ class Run:
     controls: bool
     fail_fast: bool = False  # stop at the first failure; not pytest's -x, which stops at an expected one as well
     blocks: int = 0  # how often each wall test is run, the kernels taking turns; 0: once, one kernel after the other
+    seed: int = 0  # added to the seed of each test that draws at random
     reuse: bool = False  # exact figures measured before are taken, not measured again
     stopped: KstError | None = None  # why the run could not go on
 

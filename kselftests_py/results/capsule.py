@@ -39,7 +39,8 @@ _INDEX = "capsule.json"
 _SAFE = re.compile(r"(?:[A-Za-z0-9_][A-Za-z0-9._+-]*/)*[A-Za-z0-9_][A-Za-z0-9._+-]*")
 _EPOCH = (1980, 1, 1, 0, 0, 0)
 _SOURCES = {"probe": "native_probes", "suites": "suites", "configs": "vm_images/configs"}
-_KINDS = {".c", ".h", ".py", ".toml", ".ini", ".config", ""}
+_KINDS = {".c", ".h", ".py", ".toml", ".json", ".ini", ".config", ".seeds", ""}
+_BUILT = "build"  # below native_probes/, by its Makefile
 
 
 class Index(msgspec.Struct, frozen=True):
@@ -123,7 +124,7 @@ def _sources() -> Iterator[tuple[str, bytes]]:
         root = data_dir(place.split("/")[0]).joinpath(*place.split("/")[1:])
         for path in sorted(root.rglob("*")):
             name = f"{kind}/{path.relative_to(root)}"
-            if path.is_file() and path.suffix in _KINDS and _SAFE.fullmatch(name):
+            if name.split("/")[1] != _BUILT and path.is_file() and path.suffix in _KINDS and _SAFE.fullmatch(name):
                 yield name, path.read_bytes()
 
 
@@ -155,7 +156,7 @@ def open_(given: Path) -> Capsule:
         return _decoded(path, files)
     except (zipfile.BadZipFile, EOFError, OSError, NotImplementedError, zlib.error) as error:
         raise UsageError(f"{path}: is no capsule, or a damaged one ({error}); have it sent again") from None
-    except (msgspec.MsgspecError, UnicodeDecodeError, KeyError, RecursionError) as error:
+    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
         raise UsageError(f"{path}: does not hold what a capsule holds ({error}); have it sent again") from None
 
 
@@ -184,6 +185,8 @@ def _checked(path: Path, archive: zipfile.ZipFile) -> list[zipfile.ZipInfo]:
 
 
 def _decoded(path: Path, files: dict[str, bytes]) -> Capsule:
+    if lacking := [name for name in (_INDEX, MANIFEST, RESULTS) if name not in files]:
+        raise UsageError(f"{path}: has no {lacking[0]}, so it is no capsule of kst run")
     kind = msgspec.json.decode(files[_INDEX], type=dict[str, object]).get("format")
     if kind != FORMAT:
         raise UsageError(f"{path}: is of format {kind!r:.20}, this kst reads {FORMAT}; take the kst that wrote it")

@@ -50,7 +50,9 @@ class Manifest(msgspec.Struct, kw_only=True):
     kernels: Annotated[list[KernelEntry], Meta(description="in the order they were given")] = []
     probe_digest: Annotated[str, Meta(description="SHA-256 of the probe")] = ""
     versions: Annotated[dict[str, str], Meta(description="of python, qemu, virtme-ng, pytest, ...")] = {}
-    seeds: Annotated[dict[str, int], Meta(description="every seed that was drawn")] = {}
+    seeds: Annotated[
+        dict[str, int], Meta(description="what tests drew their random choices from, by test (`kst explore`: its own)")
+    ] = {}
     options: Annotated[dict[str, Any], Meta(description="the run's options, defaults included")] = {}
     argv: Annotated[list[str], Meta(description="the command line")] = []
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import os
 import subprocess
+import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -12,7 +13,7 @@ import filelock
 
 from kselftests_py import paths
 from kselftests_py.errors import HarnessError, UsageError
-from kselftests_py.kernels import KernelImage, RunningKernel, series, source
+from kselftests_py.kernels import KernelImage, RunningKernel, series, source, store
 from kselftests_py.kernels.spec import BuildSpec, parse
 
 PROGRAMS = ("uffd-unit-tests", "uffd-wp-mremap", "uffd-stress", "pagemap_ioctl")
@@ -32,15 +33,17 @@ def source_of(kernel: KernelImage | RunningKernel) -> BuildSpec:
         spec = f"source:{'.'.join(kernel.release.split('.')[:2])}"
     wanted = parse(spec)
     if not isinstance(wanted, BuildSpec):
-        raise NoSource(f"{kernel.spec}: its source is not known; name it: {kernel.spec},source=SPEC")
+        how = f"name it: {kernel.spec},source=SPEC" if kernel.spec.startswith("image:") else "give its source: or tree:"
+        raise NoSource(f"{kernel.spec}: its source is not known; {how}")
     return wanted
 
 
+@store.disk_errors()
 def built(kernel: KernelImage | RunningKernel, progress: Callable[[str], None]) -> dict[str, Path]:
     """The programs of *kernel*'s source that this source has, by name.
 
     :raises NoSource: its source is not known, or not to be had in its version.
-    :raises HarnessError: they do not build.
+    :raises HarnessError: they do not build, or the disk is full.
     """
     wanted = source_of(kernel)
     with source.opened(wanted, progress) as workspace, source.scratch(workspace.folder) as scratch:
@@ -54,11 +57,13 @@ def built(kernel: KernelImage | RunningKernel, progress: Callable[[str], None]) 
         with filelock.FileLock(f"{folder}.lock"):
             if not folder.is_dir():
                 progress(f"building the kernel's own selftests from {wanted.spec}")
+                began = time.monotonic()
                 workspace.lay_out(workspace.base)
                 for each, files in zip(wanted.series, found, strict=True):
                     series.apply(workspace, f"+series:{each}", files)
                 _build(workspace.src, scratch / "headers", _made(scratch / "programs"))
                 (scratch / "programs").rename(folder)
+                progress(f"built them in {time.monotonic() - began:.0f} s")
     return {name: folder / name for name in PROGRAMS if (folder / name).is_file()}
 
 
@@ -89,7 +94,12 @@ def _build(src: Path, headers: Path, out: Path) -> None:
 
 def _make(arguments: list[str | Path]) -> None:
     command = ["make", f"-j{len(os.sched_getaffinity(0))}", *arguments]
-    done = subprocess.run(command, capture_output=True, text=True, errors="replace", stdin=subprocess.DEVNULL)
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, errors="replace", stdin=subprocess.DEVNULL)
+    except FileNotFoundError:
+        raise HarnessError(
+            "make is not on this machine; the kernel's own selftests are built with it: install make and gcc"
+        ) from None
     if done.returncode:
         lines = (done.stdout + done.stderr).splitlines()
         first = next((line for line in lines if "error" in line.lower()), (lines or ["make said nothing"])[-1])

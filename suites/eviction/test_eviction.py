@@ -49,7 +49,7 @@ def _assert_safe(counters: Evicted) -> None:
 
 @RWP_LOOP
 @pytest.mark.control("drop_write", "corrupt_evicted", "skip_protect")
-@pytest.mark.parametrize("seed", [1, 2])
+@pytest.mark.parametrize("seed", [1, 2], indirect=True)
 def test_rwp_loop_loses_no_write_and_no_thread(subject: Subject, record_metric: Callable[..., None], seed: int) -> None:
     """The documented loop: every byte survives eviction, every blocked thread runs again, no hot page is evicted.
 
@@ -65,7 +65,7 @@ def test_rwp_loop_loses_no_write_and_no_thread(subject: Subject, record_metric: 
 
 @WP_LOOP
 @pytest.mark.control("drop_write", "corrupt_evicted", "skip_protect")
-@pytest.mark.parametrize("seed", [1, 2])
+@pytest.mark.parametrize("seed", [1, 2], indirect=True)
 def test_wp_loop_loses_no_write_but_evicts_what_is_read(
     subject: Subject, record_metric: Callable[..., None], seed: int
 ) -> None:
@@ -93,11 +93,11 @@ BROKEN = [
 
 
 @pytest.mark.parametrize(("mode", "variant", "harm"), BROKEN)
-def test_broken_loop_is_caught(subject: Subject, mode: str, variant: str, harm: str) -> None:
+def test_broken_loop_is_caught(subject: Subject, seed: int, mode: str, variant: str, harm: str) -> None:
     """Without one of its documented steps the loop loses a write or leaves a thread asleep, and its counters say so.
 
     Says nothing about the kernel: it shows that the two tests of the loop can fail. Source: userfaultfd.rst, comments
     of steps 2 and 4 of the workflow.
     """
-    counters = _evict(subject, mode, 1, variant)
+    counters = _evict(subject, mode, seed, variant)
     assert getattr(counters, harm) > 0

@@ -1,7 +1,7 @@
 """Idle pages: what a tracker says was touched, against the set of pages that the test did touch.
 
-The touch set is drawn from a seed, so the truth is exact and the same on every run: a share of the pages is read, a
-share written, some both, and the rest left alone. RWP must find exactly the touched pages; wp-only finds exactly the
+The touch set is drawn from a seed, so the truth is exact, and the same for the same seed: a share of the pages is read,
+a share written, some both, and the rest left alone. RWP must find exactly the touched pages; wp-only finds exactly the
 written ones, so the pages that were only read look idle to it and would be evicted although they are hot.
 """
 
@@ -52,7 +52,7 @@ def _record(
 
 @pytest.mark.needs("rwp", "rwp_async", "pagemap_scan", "page_accessed")
 @pytest.mark.control("skip_protect", "touch_neighbour", "hide_accessed")
-@pytest.mark.parametrize("seed", SEEDS)
+@pytest.mark.parametrize("seed", SEEDS, indirect=True)
 @pytest.mark.parametrize("kind", ["anon", "shmem"])
 def test_rwp_finds_exactly_the_touched_pages(
     subject: Subject, record_metric: Callable[..., None], kind: str, seed: int
@@ -74,7 +74,7 @@ def test_rwp_finds_exactly_the_touched_pages(
 
 @pytest.mark.needs("wp", "wp_shmem", "wp_async", "pagemap_scan")
 @pytest.mark.control("skip_protect")
-@pytest.mark.parametrize("seed", SEEDS)
+@pytest.mark.parametrize("seed", SEEDS, indirect=True)
 @pytest.mark.parametrize("kind", ["anon", "shmem"])
 def test_wp_finds_exactly_the_written_pages(
     subject: Subject, record_metric: Callable[..., None], kind: str, seed: int

@@ -21,10 +21,10 @@ WP_NEEDS = pytest.mark.needs("wp", "wp_shmem", "smp", "pagemap_scan")
 HUGETLB = pytest.mark.needs("hugetlb")
 
 
-def _race(subject: Subject, mode: str, kind: str, release: str, rounds: int, disturb: str = "none") -> Race:
+def _race(subject: Subject, seed: int, mode: str, kind: str, release: str, rounds: int, disturb: str = "none") -> Race:
     args: dict[str, Any] = {"mode": mode, "kind": kind, "release": release, "disturb": disturb, "rounds": rounds}
     pages = 4 if kind == "hugetlb" else 32
-    return subject.call(ops.loop("race", Race, 60_000, **args, pages=pages, seed=1, timeout_ms=BOUND_MS))
+    return subject.call(ops.loop("race", Race, 60_000, **args, pages=pages, seed=seed, timeout_ms=BOUND_MS))
 
 
 def _assert_held(race: Race, rounds: int) -> None:
@@ -56,32 +56,34 @@ ENDINGS = [
 @pytest.mark.contract("I1", "P16")
 @pytest.mark.control("skip_protect", "lose_wake")
 @pytest.mark.parametrize(("mode", "kind", "release"), RELEASES)
-def test_racers_are_stopped_and_let_go(subject: Subject, mode: str, kind: str, release: str) -> None:
+def test_racers_are_stopped_and_let_go(subject: Subject, seed: int, mode: str, kind: str, release: str) -> None:
     """Each racer stops once at a protected page and goes on when it is let go, however close the two calls are.
 
     Source: I1; handle_userfault() queues itself before it asks whether it must wait, or a wake between is lost.
     """
-    _assert_held(_race(subject, mode, kind, release, 120), 120)
+    _assert_held(_race(subject, seed, mode, kind, release, 120), 120)
 
 
 @pytest.mark.contract("I1")
 @pytest.mark.control("skip_protect")
 @pytest.mark.parametrize(("mode", "kind", "ending"), ENDINGS)
-def test_racers_are_let_go_by_what_ends_the_protection(subject: Subject, mode: str, kind: str, ending: str) -> None:
+def test_racers_are_let_go_by_what_ends_the_protection(
+    subject: Subject, seed: int, mode: str, kind: str, ending: str
+) -> None:
     """The same where the descriptor is closed, or SET_MODE switches to async: these wake everybody. Source: I1."""
-    _assert_held(_race(subject, mode, kind, ending, 120), 120)
+    _assert_held(_race(subject, seed, mode, kind, ending, 120), 120)
 
 
 @ASYNC_NEEDS
 @pytest.mark.contract("M8", "I3")
 @pytest.mark.control("skip_protect")
 @pytest.mark.parametrize("kind", ["anon", "shmem"])
-def test_no_fault_resolves_itself_after_the_switch_to_sync(subject: Subject, kind: str) -> None:
+def test_no_fault_resolves_itself_after_the_switch_to_sync(subject: Subject, seed: int, kind: str) -> None:
     """Once SET_MODE has switched to sync, no fault that was on its way resolves itself; the switch to async wakes all.
 
     Source: userfaultfd_set_mode(): "no in-flight fault can observe the old features after mmap_write_unlock()".
     """
-    _assert_held(_race(subject, "rwp", kind, "set_mode", 200), 200)
+    _assert_held(_race(subject, seed, "rwp", kind, "set_mode", 200), 200)
 
 
 DISTURBANCES = ["fork", "scan", "mprotect", "unmap", "descriptor", "reader"]
@@ -95,12 +97,14 @@ TRACKS = [
 @pytest.mark.control("skip_protect")
 @pytest.mark.parametrize("disturb", DISTURBANCES)
 @pytest.mark.parametrize(("mode", "kind", "release"), TRACKS)
-def test_other_calls_beside_the_racers(subject: Subject, mode: str, kind: str, release: str, disturb: str) -> None:
+def test_other_calls_beside_the_racers(
+    subject: Subject, seed: int, mode: str, kind: str, release: str, disturb: str
+) -> None:
     """The same while the process forks, scans, splits and merges the mapping, unmaps other protected memory, uses a
     second userfaultfd, or reads messages in a second thread.
 
     Source: I1, I2, I5; mmap_lock and per-VMA lock of the fault against those of each call.
     """
-    race = _race(subject, mode, kind, release, 20, disturb)
+    race = _race(subject, seed, mode, kind, release, 20, disturb)
     _assert_held(race, 20)
     assert race.disturbances > 0

@@ -13,6 +13,7 @@ import pytest
 
 from kselftests_py.lab.channel import ChannelError
 from kselftests_py.machines.machine import Machine
+from kselftests_py.pytest_plugin.keys import RUN
 from kselftests_py.pytest_plugin.station import Target
 from kselftests_py.results import Outcome
 from kselftests_py.upstream import programs, tap
@@ -36,7 +37,7 @@ SKIPPED = 4
 def upstream(request: pytest.FixtureRequest, kst_target: Target) -> dict[str, Path]:
     """The programs of the kernel's source."""
     try:
-        return programs.built(kst_target.kernel, lambda text: None)
+        return programs.built(kst_target.kernel, request.config.stash[RUN].listener.note)
     except programs.NoSource as reason:
         pytest.skip(str(reason))
 
