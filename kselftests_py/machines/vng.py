@@ -98,6 +98,8 @@ def vng_command(image: KernelImage, boot: BootRoot, options: GuestOptions) -> li
     ]
     if options.exact:
         qemu += ["-icount shift=0,sleep=off", "-rtc base=2026-01-01,clock=vm"]
+        # QEMU counts each byte of "rep stosb" as an instruction: without ERMS the kernel clears pages by words.
+        qemu += ["-cpu max,-erms,-fsrm"]
         append += ["nokaslr", "norandmaps"]  # the same page tables, and the same digits in smaps, on each boot
     else:
         # Two nodes of half the memory each (CONFIG_NUMA_EMU), to migrate between; and swap, see start.sh.
