@@ -25,9 +25,9 @@ void kst_loop_access(const struct kst_loop *l, uint64_t i)
 		(void)*(volatile uint64_t *)page;
 }
 
-void kst_loop_touch(const struct kst_loop *l, struct kst_hist *hist)
+static void touch(const struct kst_loop *l, uint64_t pages, struct kst_hist *hist)
 {
-	for (uint64_t i = 0; i < l->mem.pages; i++) {
+	for (uint64_t i = 0; i < pages; i++) {
 		uint64_t begin = kst_ticks(l->tsc);
 
 		kst_loop_access(l, i);
@@ -35,12 +35,16 @@ void kst_loop_touch(const struct kst_loop *l, struct kst_hist *hist)
 	}
 }
 
+void kst_loop_touch(const struct kst_loop *l, struct kst_hist *hist) { touch(l, l->mem.pages, hist); }
+
+#define OVERHEAD_PAGES 1024
+
 /* The same clock readings around an access that nothing traps, once a page. Ends the warm-up of code and pages. */
 static void measure_overhead(const struct kst_loop *l)
 {
 	for (int pass = 0; pass < 2; pass++) {
 		kst_hist_clear(l->overhead);
-		kst_loop_touch(l, l->overhead);
+		touch(l, l->mem.pages < OVERHEAD_PAGES ? l->mem.pages : OVERHEAD_PAGES, l->overhead);
 	}
 }
 
@@ -65,7 +69,8 @@ static void drain_lru(const struct kst_loop *l)
 	madvise(l->mem.room, 4096, MADV_COLD); /* there is no page; mm/madvise.c drains first, whatever it then finds */
 }
 
-/* Two readings of the clock take longer than this only if an interrupt came between them. */
+/* Turns between two readings of the clock, which take longer than INTERRUPT only if an interrupt came between them. */
+#define SPIN 100
 #define INTERRUPT 500
 /* Instructions, or nanoseconds of a guest that counts them: a timer tick comes more often than this. */
 #define TICK_APART 20000000
@@ -78,6 +83,7 @@ static void await_tick(const struct kst_loop *l)
 	uint64_t first = kst_ticks(l->tsc), last = first, now;
 
 	for (; last - first < TICK_APART; last = now) {
+		kst_spin(SPIN);
 		now = kst_ticks(l->tsc);
 		if (now - last > INTERRUPT)
 			return;

@@ -25,11 +25,7 @@ int kst_path_write(struct work *w)
 static int run_spin(struct work *w)
 {
 	(void)w;
-#ifdef __x86_64__
-	uint64_t turns = 1000; /* few: up to 4,096 ticks a histogram is exact */
-
-	__asm__ volatile("1: dec %0\n\tjnz 1b" : "+r"(turns) : : "cc");
-#endif
+	kst_spin(1000); /* few: up to 4,096 ticks a histogram is exact */
 	return 0;
 }
 
