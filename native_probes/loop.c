@@ -5,8 +5,10 @@
 #include "uapi.h"
 
 #include <errno.h>
+#include <fcntl.h>
 #include <pthread.h>
 #include <sched.h>
+#include <stdio.h>
 #include <string.h>
 #include <sys/mman.h>
 #include <sys/uio.h>
@@ -148,6 +150,39 @@ static json_t *access_of(struct kst_loop *l, const json_t *args)
 	return kst_error("access: must be read, write or gup");
 }
 
+#define SHMEM_THP "/sys/kernel/mm/transparent_hugepage/shmem_enabled"
+
+/* The word in brackets, of "always [never]"; empty if there is none. */
+static void chosen(const char *path, char *word, size_t size)
+{
+	char text[256] = "", *begin, *end;
+	int fd = open(path, O_RDONLY | O_CLOEXEC);
+
+	if (fd >= 0 && read(fd, text, sizeof(text) - 1) > 0 && (begin = strchr(text, '[')) && (end = strchr(begin, ']'))) {
+		*end = '\0';
+		snprintf(word, size, "%s", begin + 1);
+	}
+	if (fd >= 0)
+		close(fd);
+}
+
+/* Where instructions are counted shared memory has no huge pages: they are switched on until the loop has its own. */
+static json_t *map_memory(struct kst_loop *l, const char *kind, uint64_t pages)
+{
+	bool on = l->tsc && !strcmp(kind, "shmem_thp");
+	char before[32] = "";
+	json_t *reply;
+
+	if (on) {
+		chosen(SHMEM_THP, before, sizeof(before));
+		kst_write_text(SHMEM_THP, "advise"); /* if that fails, the kernel gives no huge page, which is told */
+	}
+	reply = kst_mem_map(&l->mem, kind, pages);
+	if (*before)
+		kst_write_text(SHMEM_THP, before);
+	return reply;
+}
+
 json_t *kst_loop_init(struct kst_loop *l, const struct kst_subject *s, const json_t *args, bool tracked)
 {
 	json_t *reply = NULL;
@@ -168,7 +203,7 @@ json_t *kst_loop_init(struct kst_loop *l, const struct kst_subject *s, const jso
 #endif
 	reply = access_of(l, args);
 	if (!reply)
-		reply = kst_mem_map(&l->mem, kind, pages);
+		reply = map_memory(l, kind, pages);
 	if (reply)
 		return reply;
 	l->source = mmap(NULL, l->mem.page_size, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_POPULATE, -1, 0);
