@@ -44,6 +44,7 @@ class GuestOptions:
     exact: bool = False  # guest time is instructions retired: QEMU icount, one vCPU, nokaslr, norandmaps
     accelerator: str = "tcg"  # "tcg" or "kvm"
     boot_timeout: float = 120.0
+    qemu: tuple[str, ...] = ()  # further options of QEMU's
 
 
 class _NotTheKernel(Exception):
@@ -85,6 +86,7 @@ def vng_command(image: KernelImage, boot: BootRoot, options: GuestOptions) -> li
             "build it with CONFIG_9P_FS and CONFIG_NET_9P_VIRTIO"
         )
     qemu = ["-netdev user,id=kst,restrict=on,hostfwd=tcp:127.0.0.1:0-:22", "-device virtio-net-pci,netdev=kst"]
+    qemu += options.qemu
     append = []
     command = [
         _vng(),
