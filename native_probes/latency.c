@@ -100,7 +100,9 @@ static json_t *op_protect_cost(struct kst_subject *s, const json_t *args)
 	if (!reply)
 		reply = kst_loop_track(&l, false);
 	for (uint64_t round = 0; !reply && !err && round <= l.rounds; round++) {
-		err = timed_protect(&l, true, l.hist);
+		err = kst_mem_remaps(&l.mem) ? kst_track_renew(&l.track, &l.mem) : 0; /* the last round has undone its huge pages */
+		if (!err)
+			err = timed_protect(&l, true, l.hist);
 		if (!err)
 			err = timed_protect(&l, false, l.second);
 		if (round == 0) {
@@ -126,7 +128,7 @@ static json_t *run_scan_cost(struct kst_loop *l, uint64_t hot, bool absent, int 
 	json_t *result;
 
 	for (uint64_t round = 0; round <= l->rounds; round++) {
-		int err = absent ? kst_mem_drop(&l->mem) : l->mem.thp ? kst_mem_renew(&l->mem) : 0;
+		int err = absent ? kst_mem_drop(&l->mem) : l->mem.thp ? kst_track_renew(&l->track, &l->mem) : 0;
 		uint64_t begin;
 
 		if (!err && !absent)

@@ -5,8 +5,10 @@
 #include "uapi.h"
 
 #include <errno.h>
+#include <fcntl.h>
 #include <pthread.h>
 #include <sched.h>
+#include <stdio.h>
 #include <string.h>
 #include <sys/mman.h>
 #include <sys/uio.h>
@@ -25,9 +27,9 @@ void kst_loop_access(const struct kst_loop *l, uint64_t i)
 		(void)*(volatile uint64_t *)page;
 }
 
-void kst_loop_touch(const struct kst_loop *l, struct kst_hist *hist)
+static void touch(const struct kst_loop *l, uint64_t pages, struct kst_hist *hist)
 {
-	for (uint64_t i = 0; i < l->mem.pages; i++) {
+	for (uint64_t i = 0; i < pages; i++) {
 		uint64_t begin = kst_ticks(l->tsc);
 
 		kst_loop_access(l, i);
@@ -35,12 +37,16 @@ void kst_loop_touch(const struct kst_loop *l, struct kst_hist *hist)
 	}
 }
 
+void kst_loop_touch(const struct kst_loop *l, struct kst_hist *hist) { touch(l, l->mem.pages, hist); }
+
+#define OVERHEAD_PAGES 1024
+
 /* The same clock readings around an access that nothing traps, once a page. Ends the warm-up of code and pages. */
 static void measure_overhead(const struct kst_loop *l)
 {
 	for (int pass = 0; pass < 2; pass++) {
 		kst_hist_clear(l->overhead);
-		kst_loop_touch(l, l->overhead);
+		touch(l, l->mem.pages < OVERHEAD_PAGES ? l->mem.pages : OVERHEAD_PAGES, l->overhead);
 	}
 }
 
@@ -65,7 +71,8 @@ static void drain_lru(const struct kst_loop *l)
 	madvise(l->mem.room, 4096, MADV_COLD); /* there is no page; mm/madvise.c drains first, whatever it then finds */
 }
 
-/* Two readings of the clock take longer than this only if an interrupt came between them. */
+/* Turns between two readings of the clock, which take longer than INTERRUPT only if an interrupt came between them. */
+#define SPIN 100
 #define INTERRUPT 500
 /* Instructions, or nanoseconds of a guest that counts them: a timer tick comes more often than this. */
 #define TICK_APART 20000000
@@ -78,6 +85,7 @@ static void await_tick(const struct kst_loop *l)
 	uint64_t first = kst_ticks(l->tsc), last = first, now;
 
 	for (; last - first < TICK_APART; last = now) {
+		kst_spin(SPIN);
 		now = kst_ticks(l->tsc);
 		if (now - last > INTERRUPT)
 			return;
@@ -142,6 +150,39 @@ static json_t *access_of(struct kst_loop *l, const json_t *args)
 	return kst_error("access: must be read, write or gup");
 }
 
+#define SHMEM_THP "/sys/kernel/mm/transparent_hugepage/shmem_enabled"
+
+/* The word in brackets, of "always [never]"; empty if there is none. */
+static void chosen(const char *path, char *word, size_t size)
+{
+	char text[256] = "", *begin, *end;
+	int fd = open(path, O_RDONLY | O_CLOEXEC);
+
+	if (fd >= 0 && read(fd, text, sizeof(text) - 1) > 0 && (begin = strchr(text, '[')) && (end = strchr(begin, ']'))) {
+		*end = '\0';
+		snprintf(word, size, "%s", begin + 1);
+	}
+	if (fd >= 0)
+		close(fd);
+}
+
+/* Where instructions are counted shared memory has no huge pages: they are switched on until the loop has its own. */
+static json_t *map_memory(struct kst_loop *l, const char *kind, uint64_t pages)
+{
+	bool on = l->tsc && !strcmp(kind, "shmem_thp");
+	char before[32] = "";
+	json_t *reply;
+
+	if (on) {
+		chosen(SHMEM_THP, before, sizeof(before));
+		kst_write_text(SHMEM_THP, "advise"); /* if that fails, the kernel gives no huge page, which is told */
+	}
+	reply = kst_mem_map(&l->mem, kind, pages);
+	if (*before)
+		kst_write_text(SHMEM_THP, before);
+	return reply;
+}
+
 json_t *kst_loop_init(struct kst_loop *l, const struct kst_subject *s, const json_t *args, bool tracked)
 {
 	json_t *reply = NULL;
@@ -162,7 +203,7 @@ json_t *kst_loop_init(struct kst_loop *l, const struct kst_subject *s, const jso
 #endif
 	reply = access_of(l, args);
 	if (!reply)
-		reply = kst_mem_map(&l->mem, kind, pages);
+		reply = map_memory(l, kind, pages);
 	if (reply)
 		return reply;
 	l->source = mmap(NULL, l->mem.page_size, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_POPULATE, -1, 0);

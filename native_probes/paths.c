@@ -17,8 +17,8 @@
 #include <sys/mman.h>
 #include <unistd.h>
 
-static const struct path *const tables[] = { kst_access_paths, kst_call_paths, kst_uffd_paths, kst_swap_paths,
-					     kst_numa_paths };
+static const struct path *const tables[] = { kst_access_paths, kst_call_paths, kst_uffd_paths,
+					     kst_event_paths,  kst_swap_paths, kst_numa_paths };
 
 /* The range as the path wants to find it. */
 static int prepare(struct work *w)
@@ -29,7 +29,7 @@ static int prepare(struct work *w)
 
 	if (path->unmapped)
 		err = kst_mem_map_at(&l->mem, l->mem.addr);
-	if (path->unmapped || path->gone)
+	if (path->unmapped || path->gone || kst_mem_remaps(&l->mem))
 		w->registered = false;
 	if (!err && !path->fill)
 		err = kst_mem_renew(&l->mem);
@@ -114,7 +114,7 @@ static json_t *set_up(struct work *w)
 			reply = kst_errno(errno, w->path->file);
 	}
 	if (!reply && w->tracked)
-		reply = kst_track_open(&w->loop.track, w->loop.track.rwp, true, 0);
+		reply = kst_track_open(&w->loop.track, w->loop.track.rwp, true, w->path->features);
 	return reply;
 }
 

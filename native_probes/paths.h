@@ -3,8 +3,10 @@
 #ifndef KST_PATHS_H
 #define KST_PATHS_H
 
-#include "loop.h"
+#include "traps.h"
+#include "uapi.h"
 
+#include <semaphore.h>
 #include <sys/types.h>
 
 #define KST_NUMA_SETTINGS 3
@@ -25,6 +27,9 @@ struct work {
 	pid_t child;
 	uint64_t *stamps;     /* shared with children; not 0: when the path began and ended, where `run` is more than it */
 	bool own_swap;        /* swap was set up here */
+	struct kst_handler reader; /* of events */
+	struct uffd_msg event;     /* the last that it read */
+	sem_t told;                /* posted for each */
 	char numa[KST_NUMA_SETTINGS][KST_NUMA_TEXT]; /* what they were; empty: not changed */
 };
 
@@ -44,12 +49,14 @@ struct path {
 	bool unmapped; /* the mapping is made anew for each round */
 	bool gone;     /* the registration ends with the path */
 	bool fresh;    /* not registered yet */
+	uint64_t features; /* of the userfaultfd that `mode` needs, besides */
 };
 
 /* Tables; each ends with a row without a name. */
 extern const struct path kst_access_paths[]; /* paths_access.c: what a thread's accesses do */
 extern const struct path kst_call_paths[];   /* paths_calls.c: calls that know nothing of userfaultfd */
 extern const struct path kst_uffd_paths[];   /* paths_uffd.c: calls on a userfaultfd */
+extern const struct path kst_event_paths[];  /* paths_events.c: calls that a second thread is told of */
 extern const struct path kst_swap_paths[];   /* paths_swap.c: pages that come in from swap */
 extern const struct path kst_numa_paths[];   /* paths_numa.c: pages that NUMA balancing wants to hear of */
 
@@ -59,5 +66,9 @@ static inline void kst_path_touch_stamps(const struct work *w) { *(volatile uint
 int kst_path_register(struct work *w); /* the range, with WP or RWP */
 int kst_path_read(struct work *w);     /* each page once, by this thread */
 int kst_path_write(struct work *w);
+int kst_path_start_child(struct work *w); /* it shares the pages and sleeps */
+int kst_path_stop_child(struct work *w);
+int kst_path_mremap(struct work *w);      /* the range, to `elsewhere` */
+int kst_path_empty_elsewhere(struct work *w); /* which is an empty mapping again */
 
 #endif

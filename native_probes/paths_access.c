@@ -21,19 +21,15 @@ int kst_path_write(struct work *w)
 	return 0;
 }
 
-/* Two instructions a turn and nothing else: what a clock that counts instructions must show, see docs/latency.md. */
+/* What a clock that counts instructions must show, see docs/latency.md. */
 static int run_spin(struct work *w)
 {
 	(void)w;
-#ifdef __x86_64__
-	uint64_t turns = 1000; /* few: up to 4,096 ticks a histogram is exact */
-
-	__asm__ volatile("1: dec %0\n\tjnz 1b" : "+r"(turns) : : "cc");
-#endif
+	kst_spin(1000); /* few: up to 4,096 ticks a histogram is exact */
 	return 0;
 }
 
-static int stop_child(struct work *w)
+int kst_path_stop_child(struct work *w)
 {
 	if (w->child <= 0)
 		return 0;
@@ -41,8 +37,7 @@ static int stop_child(struct work *w)
 	return waitpid(w->child, NULL, 0) == w->child ? 0 : errno;
 }
 
-/* The child shares the pages and sleeps; it is killed after the round. */
-static int start_child(struct work *w)
+int kst_path_start_child(struct work *w)
 {
 	w->child = fork();
 	if (w->child == 0) {
@@ -87,8 +82,8 @@ const struct path kst_access_paths[] = {
 	{ .name = "write", .run = kst_path_write },
 	{ .name = "absent-read", .run = kst_path_read, .absent = true },
 	{ .name = "absent-write", .run = kst_path_write, .absent = true },
-	{ .name = "cow", .before = start_child, .run = kst_path_write, .after = stop_child },
-	{ .name = "fork", .run = start_child, .after = stop_child },
+	{ .name = "cow", .before = kst_path_start_child, .run = kst_path_write, .after = kst_path_stop_child },
+	{ .name = "fork", .run = kst_path_start_child, .after = kst_path_stop_child },
 	{ .name = "child-read", .run = run_child_read },
 	{ .name = "gup", .run = run_gup },
 	{ .name = NULL },

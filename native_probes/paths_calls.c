@@ -23,7 +23,7 @@ static int make_writable(struct work *w)
 
 static int run_munmap(struct work *w) { return munmap(w->loop.mem.addr, w->loop.mem.len) ? errno : 0; }
 
-static int run_mremap(struct work *w)
+int kst_path_mremap(struct work *w)
 {
 	const struct kst_mem *mem = &w->loop.mem;
 	void *to = mremap(mem->addr, mem->len, mem->len, MREMAP_MAYMOVE | MREMAP_FIXED, w->elsewhere);
@@ -31,8 +31,7 @@ static int run_mremap(struct work *w)
 	return to == MAP_FAILED ? errno : 0;
 }
 
-/* `elsewhere` holds the range now: an empty mapping again. */
-static int empty_elsewhere(struct work *w)
+int kst_path_empty_elsewhere(struct work *w)
 {
 	int flags = MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE | MAP_FIXED;
 
@@ -95,7 +94,7 @@ static int run_exit(struct work *w)
 
 const struct path kst_call_paths[] = {
 	{ .name = "mprotect", .run = run_mprotect, .after = make_writable },
-	{ .name = "mremap", .run = run_mremap, .after = empty_elsewhere, .unmapped = true },
+	{ .name = "mremap", .run = kst_path_mremap, .after = kst_path_empty_elsewhere, .unmapped = true },
 	{ .name = "munmap", .run = run_munmap, .unmapped = true },
 	{ .name = "exit", .run = run_exit },
 	{ .name = "dontneed", .run = run_dontneed },

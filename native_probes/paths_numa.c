@@ -98,7 +98,7 @@ static bool await_scan(const struct kst_loop *l)
 		uint64_t begin = kst_ticks(l->tsc);
 
 		while (kst_ticks(l->tsc) - begin < TURN_TICKS)
-			;
+			kst_spin(10000);
 		if (vmstat("numa_pte_updates") - before >= l->mem.pages)
 			return true;
 	}

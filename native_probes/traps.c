@@ -18,7 +18,7 @@
 
 static int protect(const struct kst_loop *l)
 {
-	int err = l->mem.thp ? kst_mem_renew(&l->mem) : 0;
+	int err = l->mem.thp ? kst_track_renew(&l->track, &l->mem) : 0;
 
 	return err ? err : kst_track_protect(&l->track, l->mem.addr, l->mem.len, true);
 }

@@ -82,18 +82,9 @@ void kst_mem_touch(const struct kst_mem *mem, bool write)
 			(void)*(volatile uint64_t *)page;
 }
 
-int kst_mem_renew(const struct kst_mem *mem)
+static json_t *map(struct kst_mem *mem, bool hugetlb, bool file)
 {
-	int err = mem->thp ? kst_mem_unmap_pages(mem) : 0;
-
-	if (!err)
-		kst_mem_touch(mem, !mem->zero);
-	return err;
-}
-
-static json_t *map(struct kst_mem *mem, bool file)
-{
-	unsigned int huge = mem->page_size == HUGE ? MFD_HUGETLB | MFD_HUGE_2MB : 0;
+	unsigned int huge = hugetlb ? MFD_HUGETLB | MFD_HUGE_2MB : 0;
 	int err;
 
 	if (file) {
@@ -135,20 +126,34 @@ static json_t *check_huge(const struct kst_mem *mem)
 	return kst_errno(EOPNOTSUPP, regions < 0 ? "PAGEMAP_SCAN, to see whether pages are huge" : "huge pages: not given");
 }
 
+int kst_mem_renew(const struct kst_mem *mem)
+{
+	int err = kst_mem_remaps(mem) ? kst_mem_map_at(mem, mem->addr) : mem->thp ? kst_mem_unmap_pages(mem) : 0;
+	json_t *small;
+
+	if (err)
+		return err;
+	kst_mem_touch(mem, !mem->zero);
+	small = kst_mem_remaps(mem) ? check_huge(mem) : NULL;
+	json_decref(small);
+	return small ? EPROTO : 0;
+}
+
 json_t *kst_mem_map(struct kst_mem *mem, const char *kind, uint64_t pages)
 {
-	static const char *const kinds[] = { "anon", "shmem", "thp", "hugetlb", "zero" };
-	enum { ANON, SHMEM, THP, HUGETLB, ZERO, KINDS } k = ANON;
+	static const char *const kinds[] = { "anon", "shmem", "thp", "shmem_thp", "hugetlb", "zero" };
+	enum { ANON, SHMEM, THP, SHMEM_THP, HUGETLB, ZERO, KINDS } k = ANON;
 	json_t *reply;
 
 	while (k < KINDS && strcmp(kind, kinds[k]))
 		k++;
-	*mem = (struct kst_mem){ .room = MAP_FAILED, .fd = -1, .pages = pages, .thp = k == THP, .zero = k == ZERO };
+	*mem = (struct kst_mem){ .room = MAP_FAILED, .fd = -1, .pages = pages, .zero = k == ZERO };
 	if (k == KINDS)
-		return kst_error("kind: must be anon, shmem, thp, hugetlb or zero");
-	mem->page_size = k == THP || k == HUGETLB ? HUGE : (size_t)sysconf(_SC_PAGESIZE);
+		return kst_error("kind: must be anon, shmem, thp, shmem_thp, hugetlb or zero");
+	mem->thp = k == THP || k == SHMEM_THP;
+	mem->page_size = mem->thp || k == HUGETLB ? HUGE : (size_t)sysconf(_SC_PAGESIZE);
 	mem->len = mem->page_size * pages;
-	reply = map(mem, k == SHMEM || k == HUGETLB);
+	reply = map(mem, k == HUGETLB, k == SHMEM || k == SHMEM_THP || k == HUGETLB);
 	if (!reply)
 		kst_mem_touch(mem, !mem->zero);
 	if (!reply && mem->thp)
@@ -233,6 +238,13 @@ int kst_track_register(const struct kst_track *t, const struct kst_mem *mem, uin
 {
 	modes |= t->rwp ? UFFDIO_REGISTER_MODE_RWP : UFFDIO_REGISTER_MODE_WP;
 	return kst_uffd_register(t->uffd, mem->addr, mem->len, modes);
+}
+
+int kst_track_renew(const struct kst_track *t, const struct kst_mem *mem)
+{
+	int err = kst_mem_renew(mem);
+
+	return err || !kst_mem_remaps(mem) ? err : kst_track_register(t, mem, 0);
 }
 
 int kst_track_protect(const struct kst_track *t, void *addr, size_t len, bool on)

@@ -47,9 +47,9 @@ bool kst_loop_size(const json_t *args, uint64_t *pages, uint64_t *rounds, json_t
 bool kst_arg_either(const json_t *args, const char *name, const char *a, const char *b, bool *is_b, json_t **reply);
 
 /*
- * Maps and writes memory: anon and shmem (memfd, shared) without THP, thp (anonymous, each page a huge one, EOPNOTSUPP
- * if none is to be had), hugetlb (2 MiB memfd, shared), zero (anonymous, only read: each page is the zero page, so a
- * range may be larger than the machine's memory). NULL, or why not.
+ * Maps and writes memory: anon and shmem (memfd, shared) without THP, thp (anonymous, each page a huge one), shmem_thp
+ * (memfd, shared, the same; either EOPNOTSUPP if none is to be had), hugetlb (2 MiB memfd, shared), zero (anonymous,
+ * only read: each page is the zero page, so a range may be larger than the machine's memory). NULL, or why not.
  */
 json_t *kst_mem_map(struct kst_mem *mem, const char *kind, uint64_t pages);
 int kst_mem_map_at(const struct kst_mem *mem, char *at); /* the same memory's mapping, made anew at `at`; 0 or an errno */
@@ -57,8 +57,13 @@ int kst_mem_map_at(const struct kst_mem *mem, char *at); /* the same memory's ma
 int kst_mem_unmap_pages(const struct kst_mem *mem);
 int kst_mem_drop(const struct kst_mem *mem); /* there is no page any more; 0 or an errno */
 void kst_mem_touch(const struct kst_mem *mem, bool write); /* one access to each page, in order */
-/* Touches each page; huge ones of `thp` are new ones then, since a round may have split the last. 0 or an errno. */
+/*
+ * Touches each page. Huge ones are mapped as such then, which a round may have undone: those of thp are new ones, those
+ * of shmem_thp are mapped anew. 0 or an errno.
+ */
 int kst_mem_renew(const struct kst_mem *mem);
+/* kst_mem_renew() makes the mapping anew, so that it is registered no more. */
+static inline bool kst_mem_remaps(const struct kst_mem *mem) { return mem->thp && mem->fd >= 0; }
 void kst_mem_unmap(struct kst_mem *mem); /* a zeroed one is allowed */
 
 /* A userfaultfd that has these features, or EOPNOTSUPP with the name of what the kernel lacks. */
@@ -71,6 +76,7 @@ int kst_uffd_register(int uffd, const void *addr, size_t len, uint64_t modes); /
 json_t *kst_track_open(struct kst_track *t, bool rwp, bool async, uint64_t features);
 /* These return 0 or an errno. `modes` are registered besides WP or RWP. */
 int kst_track_register(const struct kst_track *t, const struct kst_mem *mem, uint64_t modes);
+int kst_track_renew(const struct kst_track *t, const struct kst_mem *mem); /* kst_mem_renew(), and registered as before */
 int kst_track_protect(const struct kst_track *t, void *addr, size_t len, bool on);
 int kst_track_set_async(const struct kst_track *t, bool on); /* UFFDIO_SET_MODE: RWP only */
 /*
@@ -105,6 +111,16 @@ static inline uint64_t kst_ticks(bool tsc)
 #endif
 	clock_gettime(CLOCK_MONOTONIC_RAW, &ts);
 	return (uint64_t)ts.tv_sec * 1000000000ULL + (uint64_t)ts.tv_nsec;
+}
+
+/* Two instructions a turn and nothing else. Under QEMU -icount far quicker than to read the clock, which leaves QEMU's code. */
+static inline void kst_spin(uint64_t turns)
+{
+#ifdef __x86_64__
+	__asm__ volatile("1: dec %0\n\tjnz 1b" : "+r"(turns) : : "cc");
+#else
+	(void)turns;
+#endif
 }
 
 #endif

@@ -156,6 +156,7 @@ KINDS_OF = {"copy": ["anon", "shmem"], "zeropage": ["anon", "shmem"], "continue"
 PLAIN = ("read", "child-read", "absent-write", "cow", "mremap", "exit", "gup", "swap-read", "numa-hint")
 KINDS_OF |= {path: ["anon", "shmem", "thp"] for path in PLAIN}
 PROTECTED = ["write", "child-read", "move", "exit", "mremap", "close-armed", "unregister-armed", "set-mode"]
+PROTECTED += ["fork-event", "mremap-event"]
 
 
 @pytest.mark.parametrize(("path", "kind"), [(path, kind) for path, kinds in KINDS_OF.items() for kind in kinds])
@@ -276,7 +277,7 @@ WRONG = [
         {"mode": "minor", "async": True, "kind": "shmem"},
         "async: minor faults are always told",
     ),
-    ("fault_latency", LATENCY, {"kind": "file"}, "kind: must be anon, shmem, thp, hugetlb or zero"),
+    ("fault_latency", LATENCY, {"kind": "file"}, "kind: must be anon, shmem, thp, shmem_thp, hugetlb or zero"),
     ("fault_waterfall", WATERFALL, {"mode": "wrp"}, "mode: must be wp, rwp,"),
     ("fault_waterfall", WATERFALL, {"access": "exec"}, "access: must be read, write or gup"),
     ("protect_cost", PROTECT, {"mode": "missing"}, "mode: must be wp or rwp"),
@@ -289,6 +290,7 @@ WRONG = [
     ("scan_cost", SCAN, {"hot": 1, "absent": True}, "hot: no page is hot where none is"),
     ("path_cost", PATH, {"path": "nowhere"}, "path: there is no nowhere"),
     ("path_cost", PATH, {"path": "register"}, "path: register needs a mode"),
+    ("path_cost", PATH, {"path": "fork-event"}, "path: fork-event needs a mode"),
     ("path_cost", PATH, {"path": "copy", "mode": "wp"}, "path: copy takes no mode"),
     ("path_cost", PATH, {"vmas": 17}, "vmas"),
     ("path_cost", PATH, {"mode": "wrp"}, "mode: must be wp or rwp"),

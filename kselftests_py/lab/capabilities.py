@@ -104,6 +104,7 @@ _CHECKS: dict[str, _Check] = {
     "move": _feature(Feature.MOVE),
     "poison": _feature(Feature.POISON),
     "event_fork": _feature(Feature.EVENT_FORK),
+    "event_remap": _feature(Feature.EVENT_REMAP),
     "exact_address": _feature(Feature.EXACT_ADDRESS),
     "thread_id": _feature(Feature.THREAD_ID),
     "pagemap_scan": _flag("pagemap_scan", "/proc/self/pagemap has no PAGEMAP_SCAN"),

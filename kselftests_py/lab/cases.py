@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import pytest
 
 from kselftests_py.lab import ops
 from kselftests_py.lab.constants import RWP, RWP_ASYNC, WP, WP_ASYNC, WP_SHMEM, Feature, Term
+from kselftests_py.lab.errors import KernelRefused
 from kselftests_py.lab.region import Region
 from kselftests_py.lab.subject import Subject
 from kselftests_py.lab.uffd import Uffd
@@ -53,3 +56,14 @@ def track(
     uffd = Uffd(subject, opened.uffd, api)
     uffd.registered(region, mode)
     return region, uffd
+
+
+@contextmanager
+def skipped_if_unavailable(tried: bool) -> Iterator[None]:
+    """Skip the test if what it measures is not to be had here, as the probe found when it *tried* to make it."""
+    try:
+        yield
+    except KernelRefused as refused:
+        if not tried or refused.name != "EOPNOTSUPP":
+            raise
+        pytest.skip(str(refused))

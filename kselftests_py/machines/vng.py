@@ -45,6 +45,7 @@ class GuestOptions:
     exact: bool = False  # guest time is instructions retired: QEMU icount, one vCPU, nokaslr, norandmaps
     accelerator: str = "tcg"  # "tcg" or "kvm"
     boot_timeout: float = 120.0
+    qemu: tuple[str, ...] = ()  # further options of QEMU's
 
 
 class _NotTheKernel(Exception):
@@ -90,6 +91,7 @@ def vng_command(image: KernelImage, boot: BootRoot, options: GuestOptions) -> li
     qemu += [f"-chardev socket,id=kst-probe,path={_PORT},server=on,wait=off"]
     qemu += ["-device virtio-serial-pci,id=kst-serial"]
     qemu += ["-device virtserialport,bus=kst-serial.0,chardev=kst-probe,name=kst.probe"]
+    qemu += options.qemu
     append = []
     command = [
         _vng(),
@@ -103,6 +105,8 @@ def vng_command(image: KernelImage, boot: BootRoot, options: GuestOptions) -> li
     ]
     if options.exact:
         qemu += ["-icount shift=0,sleep=off", "-rtc base=2026-01-01,clock=vm"]
+        # QEMU counts each byte of "rep stosb" as an instruction: without ERMS the kernel clears pages by words.
+        qemu += ["-cpu max,-erms,-fsrm"]
         append += ["nokaslr", "norandmaps"]  # the same page tables, and the same digits in smaps, on each boot
     else:
         # Two nodes of half the memory each (CONFIG_NUMA_EMU), to migrate between; and swap, see start.sh.

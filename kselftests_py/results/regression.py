@@ -22,7 +22,7 @@ NOISE: list[tuple[dict[str, tuple[str, ...]], float]] = [
     # A jitter of the whole fault falls into one stage of it.
     ({"path": ("waterfall",)}, 0.02),
     # A process is made, or taken down: its id, stack, counters and page tables come from allocators with a memory.
-    ({"path": ("fork",)}, 0.006),
+    ({"path": ("fork", "fork-event")}, 0.006),
     ({"path": ("exit",)}, 0.003),
     # Digits: of inode numbers, which the guest's root gets from this machine, and of the pages of the heap.
     ({"path": ("smaps",)}, 0.001),

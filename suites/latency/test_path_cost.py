@@ -1,9 +1,10 @@
 """What the paths around userfaultfd cost: those who use none of it (bystanders), and the same paths under protection.
 
 Measured inside the probe (op ``path_cost``): one pass over the whole range between two clock readings, less the clock
-readings; one thread, so exact figures are the same in each boot. A bystander's figure is what a series costs everyone;
-it is compared between kernels, and between protections in one. Exact mode only: instructions, no caches, TLB or IPIs.
-A protected range is in async mode: what touches it goes on by itself; none of these calls looks at the mode otherwise.
+readings; one thread, so exact figures are the same in each boot, but for fork-event and mremap-event, which a second
+thread is told of. A bystander's figure is what a series costs everyone; it is compared between kernels, and between
+protections in one. Exact mode only: instructions, no caches, TLB or IPIs. A protected range is in async mode: what
+touches it goes on by itself; none of these calls looks at the mode otherwise.
 Source of the paths: mm/memory.c, mm/mprotect.c, mm/mremap.c, mm/gup.c, fs/proc/task_mmu.c, mm/userfaultfd.c.
 """
 
@@ -14,36 +15,45 @@ from typing import Any, NamedTuple
 
 import pytest
 
-from kselftests_py.lab import KernelRefused, Subject
+from kselftests_py.lab import Subject
+from kselftests_py.lab.cases import skipped_if_unavailable
 from kselftests_py.measure import percentile, samples, spread
 
 pytestmark = pytest.mark.measures
 
 SMALL = ("anon", "shmem")
+HUGE = ("thp", "hugetlb", "shmem_thp")
 KINDS = (*SMALL, "thp", "hugetlb")
-PAGES = dict.fromkeys(SMALL, 64) | dict.fromkeys(("thp", "hugetlb"), 2)
+ALL = (*SMALL, *HUGE)
+PAGES = dict.fromkeys(SMALL, 64) | dict.fromkeys(HUGE, 2)
 FORKED = 256  # small pages: of a fork most of the cost is the process, which is less steady than its pages
-ROUNDS = dict.fromkeys(SMALL, 8) | dict.fromkeys(("thp", "hugetlb"), 4)
+FORKS = ("fork", "fork-event")
+ROUNDS = dict.fromkeys(SMALL, 8) | dict.fromkeys(HUGE, 4)  # of forks always 8: their samples differ
 NEEDS = {"": (), "wp": ("wp", "wp_shmem", "wp_async"), "rwp": ("rwp", "rwp_async")}
 
 # Each path, and the kinds of memory that have it. Shared memory is not copied on write, hugetlb has no swap.
-CALLS = dict.fromkeys(
-    ["fork", "mprotect", "mremap", "munmap", "exit", "dontneed", "pagemap", "smaps", "gup"], KINDS
-) | {"swap-read": SMALL, "swap-write": SMALL, "move": ("anon", "thp")}
+CALLS = dict.fromkeys(["fork", "mprotect", "mremap", "munmap", "exit", "dontneed", "pagemap", "smaps", "gup"], ALL) | {
+    "swap-read": SMALL,
+    "swap-write": SMALL,
+    "move": ("anon", "thp"),
+}
 BYSTANDERS = (
     CALLS
-    | dict.fromkeys(["read", "absent-read", "absent-write"], KINDS)
+    | dict.fromkeys(["read", "absent-read", "absent-write"], ALL)
     | {
         "cow": ("anon", "thp"),
-        "child-read": ("anon", "shmem", "thp"),
+        "child-read": ("anon", "shmem", "thp", "shmem_thp"),
         "numa-hint": (*SMALL, "thp"),
     }
 )
 FILLS = {"copy": (*SMALL, "hugetlb"), "zeropage": SMALL, "continue": ("shmem", "hugetlb")}
-PROTECTED = CALLS | dict.fromkeys(["register", "unregister", "unregister-armed", "close-armed"], KINDS)
+PROTECTED = CALLS | dict.fromkeys(["register", "unregister", "unregister-armed", "close-armed"], ALL)
+PROTECTED |= dict.fromkeys(["fork-event", "mremap-event"], KINDS)
+NOT_PROTECTED = {("rwp", "shmem_thp")}  # a huge page of shared memory, in the kernels of docs/findings/F024.md
 CAPABILITIES = {
     "thp": ("thp",), "hugetlb": ("hugetlb",), "move": ("uffd", "move"), "copy": ("uffd", "missing_shmem"),
     "zeropage": ("uffd", "missing_shmem"), "continue": ("uffd", "minor_shmem", "minor_hugetlb"),
+    "fork-event": ("event_fork",), "mremap-event": ("event_remap",),
 }  # fmt: skip
 
 
@@ -63,20 +73,21 @@ def _row(row: Row) -> Any:
 
 
 def _rows(protection: str, paths: dict[str, tuple[str, ...]]) -> Iterable[Any]:
-    return (_row(Row(protection, path, kind)) for path, kinds in paths.items() for kind in kinds)
+    return (
+        _row(Row(protection, path, kind))
+        for path, kinds in paths.items()
+        for kind in kinds
+        if (protection, kind) not in NOT_PROTECTED
+    )
 
 
 def _measure(subject: Subject, record_metric: Callable[..., None], row: Row) -> list[tuple[float, int]]:
     protection, path, kind, vmas = row
-    pages = max(PAGES[kind], vmas, FORKED if path == "fork" and kind in SMALL else 0)
-    rounds = ROUNDS[kind]
+    pages = max(PAGES[kind], vmas, FORKED if path in FORKS and kind in SMALL else 0)
+    rounds = 8 if path in FORKS else ROUNDS[kind]
     mode = protection or None
-    try:
+    with skipped_if_unavailable(path.startswith(("swap", "numa")) or kind == "shmem_thp"):
         found = subject.path_cost(path, kind=kind, pages=pages, rounds=rounds, clock="tsc", mode=mode, vmas=vmas)
-    except KernelRefused as refused:
-        if refused.name == "EOPNOTSUPP" and path.startswith(("swap", "numa")):
-            pytest.skip(str(refused))
-        raise
     overhead = percentile(found.overhead.counts, 50)
     cost = [(value - overhead, count) for value, count in found.histogram.counts]
     assert samples(cost) == rounds

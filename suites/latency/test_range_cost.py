@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 
 from kselftests_py.lab import Subject
+from kselftests_py.lab.cases import skipped_if_unavailable
 from kselftests_py.lab.replies import Histogram
 from kselftests_py.measure import percentile, samples, spread
 
@@ -69,7 +70,8 @@ def _measure_protect(
     pages: int = PAGES,
     rounds: int = ROUNDS,
 ) -> list[float]:
-    found = subject.protect_cost(mode=protection, kind=kind, pages=pages, rounds=rounds, clock=CLOCKS[mode][0])
+    with skipped_if_unavailable(kind == "shmem_thp"):
+        found = subject.protect_cost(mode=protection, kind=kind, pages=pages, rounds=rounds, clock=CLOCKS[mode][0])
     labels = {"protection": protection, "kind": kind} | ({"pages": str(pages)} if pages != PAGES else {})
     assert samples(found.protect.counts) == rounds
     return [
@@ -89,9 +91,11 @@ def _measure_scan(
     pages, rounds = (PAGES, ROUNDS) if kind in KINDS else (HUGE_PAGES, 4)
     every = HOT[state]
     hot = 0 if every is None else max(pages // every, 1)
-    found = subject.scan_cost(
-        mode=protection, kind=kind, pages=pages, hot=hot, rounds=rounds, clock=CLOCKS[mode][0], absent=state == "empty"
-    )
+    with skipped_if_unavailable(kind == "shmem_thp"):
+        found = subject.scan_cost(
+            mode=protection, kind=kind, pages=pages, hot=hot, rounds=rounds, clock=CLOCKS[mode][0],
+            absent=state == "empty",
+        )  # fmt: skip
     labels = {"path": "scan", "protection": protection, "kind": kind} | ({"of": state} if state != "mixed" else {})
     _record(record_metric, found.scan, found.overhead, mode, labels, pages)
     assert samples(found.scan.counts) == rounds
@@ -122,8 +126,17 @@ def test_protect_cost_of_other_sizes_in_instructions(
 
 
 @pytest.mark.control("skip_protect")
-@pytest.mark.parametrize("protection", PROTECTIONS)
-@pytest.mark.parametrize("kind", [pytest.param(kind, marks=marks) for kind, marks in HUGE.items()])
+@pytest.mark.parametrize(
+    ("kind", "protection"),
+    [
+        *(
+            pytest.param(kind, *one.values, marks=[*marks, *one.marks])
+            for kind, marks in HUGE.items()
+            for one in PROTECTIONS
+        ),
+        pytest.param("shmem_thp", *PROTECTIONS[0].values, marks=PROTECTIONS[0].marks),  # RWP: F024
+    ],
+)
 def test_protect_cost_of_huge_pages_in_instructions(
     exact_subject: Subject, record_metric: Callable[..., None], kind: str, protection: str
 ) -> None:
@@ -162,7 +175,10 @@ def _scans(*states: str) -> list[Any]:
 
 
 @pytest.mark.control("skip_protect")
-@pytest.mark.parametrize(("kind", "protection", "state"), _scans("mixed", "cold"))
+@pytest.mark.parametrize(
+    ("kind", "protection", "state"),
+    [*_scans("mixed", "cold"), pytest.param("shmem_thp", "wp", "cold", marks=TRACKERS["wp"], id="shmem_thp-wp-cold")],
+)
 def test_scan_cost_in_instructions(
     exact_subject: Subject, record_metric: Callable[..., None], kind: str, protection: str, state: str
 ) -> None:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import pytest
 
 from kselftests_py.lab import WP, WRITE, Fault, Subject
-from kselftests_py.lab.cases import KINDS, track
+from kselftests_py.lab.cases import FILE_KINDS, KINDS, track
 
 pytestmark = pytest.mark.needs("wp", "wp_shmem")
 
@@ -138,3 +138,21 @@ def test_async_tracking_keeps_every_byte(subject: Subject, kind: str) -> None:
     assert actor.read(region[1]).value == 0x5EED
     assert actor.rmw(region[2], 0).done
     assert region.changed_pages() == {1}
+
+
+@on_scan
+@pytest.mark.finding("F028")
+@pytest.mark.control("skip_protect")
+@pytest.mark.parametrize("kind", FILE_KINDS)
+def test_removed_page_is_written(subject: Subject, kind: str) -> None:
+    """MADV_REMOVE changes a protected page, so PAGEMAP_SCAN calls it written; the others are as they were.
+
+    Source: userfaultfd.rst ("MADV_REMOVE on a file mapping" is "dirtying of memory by dropping the uffd bit").
+    """
+    region, uffd = track(subject, kind, "wp", "async", pages=3)
+    uffd.protect(region)
+    assert region.written_pages() == set(), "set-up: nothing is protected"
+    region.madvise("REMOVE", region[1:2])
+    assert subject.peek(region[1]) == 0, "set-up: the page was not removed"
+    assert region.written_pages() == {1}
+    assert region.marked_pages() == {0, 2}
