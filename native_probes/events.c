@@ -13,7 +13,7 @@
 #include "subject.h"
 
 #define WAIT_MAX_MS (3600u * 1000)
-#define DRAINED_MAX 32
+#define DRAINED_MAX 128
 #define NON_FAULT_EVENTS                                                                    \
 	(UFFD_FEATURE_EVENT_FORK | UFFD_FEATURE_EVENT_REMAP | UFFD_FEATURE_EVENT_REMOVE | \
 	 UFFD_FEATURE_EVENT_UNMAP)

@@ -85,6 +85,28 @@ static json_t *take_each(struct kst_subject *s)
 	return taken;
 }
 
+/*
+ * Another process forks that has a userfaultfd which is read here: the events are read from `on` to the call without
+ * it, which tells what came.
+ */
+static json_t *op_drain(struct kst_subject *s, const json_t *args)
+{
+	json_t *reply = NULL;
+	bool on;
+
+	if (!kst_arg_bool_or(args, "on", true, &on, &reply))
+		return reply;
+	if (on == (s->drain != NULL))
+		return kst_error(on ? "events are being read already" : "no events are being read");
+	if (on) {
+		s->drain = kst_drain_begin(s);
+		return s->drain ? kst_ok(NULL) : kst_error("no userfaultfd has asked for events");
+	}
+	kst_drain_end(s->drain);
+	s->drain = NULL;
+	return kst_ok(json_pack("{s:o}", "uffds", take_each(s)));
+}
+
 static json_t *op_fork(struct kst_subject *s, const json_t *args)
 {
 	struct kst_uffd *uffd = NULL;
@@ -222,4 +244,4 @@ static json_t *op_settle(struct kst_subject *s, const json_t *args)
 }
 
 const struct kst_op kst_process_ops[] = {
-	{"fork", op_fork}, {"proc_read", op_proc_read}, {"settle", op_settle}, {NULL, NULL}};
+	{"fork", op_fork}, {"drain", op_drain}, {"proc_read", op_proc_read}, {"settle", op_settle}, {NULL, NULL}};

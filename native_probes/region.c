@@ -17,6 +17,7 @@
 #define HUGE (2ull << 20)
 #define HUGE_2MB_SHIFT (21 << 26) /* MAP_HUGE_2MB and MFD_HUGE_2MB */
 #define BYTES_MAX (1ull << 40)
+#define ALIGN_MAX (1ull << 30)
 
 /* A nameless file on the first tmpfs there is, or -1. */
 static int open_tmpfs(void)
@@ -85,19 +86,19 @@ static int reopen_for_reading(int fd)
 }
 
 /*
- * Maps between two inaccessible guards, aligned to a huge page: no neighbour
+ * Maps between two inaccessible guards, aligned to `align` bytes: no neighbour
  * merges with it, and an access beyond its ends raises SIGSEGV.
  */
-static bool map_guarded(struct kst_region *region, int prot, int flags)
+static bool map_guarded(struct kst_region *region, uint64_t align, int prot, int flags)
 {
-	uint64_t total = region->len + 3 * HUGE, start, from, to;
+	uint64_t total = region->len + align + 2 * HUGE, start, from, to;
 	void *space = mmap(NULL, total, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
 	int err;
 
 	if (space == MAP_FAILED)
 		return false;
 	start = (uint64_t)(uintptr_t)space;
-	region->addr = (start + 2 * HUGE - 1) & ~(HUGE - 1);
+	region->addr = (start + HUGE + align - 1) & ~(align - 1);
 	region->guard = region->page_size;
 	from = region->addr - region->guard;
 	to = region->addr + region->len + region->guard;
@@ -122,7 +123,7 @@ static json_t *describe(struct kst_subject *s, struct kst_region *region)
 }
 
 /* Maps `len` bytes of `fd` (which the region owns from here on, also on failure). */
-static struct kst_region *map_region(int fd, uint64_t len, uint64_t page_size, int prot, int flags)
+static struct kst_region *map_region(int fd, uint64_t len, uint64_t page_size, uint64_t align, int prot, int flags)
 {
 	struct kst_region *region = malloc(sizeof(*region));
 	int err;
@@ -130,7 +131,7 @@ static struct kst_region *map_region(int fd, uint64_t len, uint64_t page_size, i
 	if (!region)
 		abort();
 	*region = (struct kst_region){.len = len, .page_size = page_size, .fd = fd};
-	if (map_guarded(region, prot, flags))
+	if (map_guarded(region, align, prot, flags))
 		return region;
 	err = errno;
 	if (fd >= 0)
@@ -159,13 +160,18 @@ static json_t *op_region(struct kst_subject *s, const json_t *args)
 	const struct kind *kind = kinds;
 	struct kst_region *region;
 	const char *name, *thp;
-	uint64_t pages, prot;
+	uint64_t pages, prot, align;
 	json_t *reply = NULL;
+	bool reserve;
 	int fd;
 
 	if (!kst_arg_str(args, "kind", &name, &reply) || !kst_arg_str_or(args, "thp", "never", &thp, &reply) ||
-	    !kst_arg_range_or(args, "prot", PROT_READ | PROT_WRITE, 0, 7, &prot, &reply))
+	    !kst_arg_range_or(args, "prot", PROT_READ | PROT_WRITE, 0, 7, &prot, &reply) ||
+	    !kst_arg_range_or(args, "align", HUGE, HUGE, ALIGN_MAX, &align, &reply) ||
+	    !kst_arg_bool_or(args, "reserve", true, &reserve, &reply))
 		return reply;
+	if (align & (align - 1))
+		return kst_error("argument align: must be a power of two");
 	while (kind->name && strcmp(kind->name, name))
 		kind++;
 	if (!kind->name)
@@ -188,7 +194,8 @@ static json_t *op_region(struct kst_subject *s, const json_t *args)
 		if (fd < 0)
 			return kst_errno(errno, "opening the region's file for reading");
 	}
-	region = map_region(fd, pages * kind->page_size, kind->page_size, (int)prot, kind->map_flags);
+	region = map_region(fd, pages * kind->page_size, kind->page_size, align, (int)prot,
+			    kind->map_flags | (reserve ? 0 : MAP_NORESERVE));
 	if (!region)
 		return kst_errno(errno, "mmap");
 	return set_thp(s, region, thp);
@@ -208,7 +215,7 @@ static json_t *op_alias(struct kst_subject *s, const json_t *args)
 	fd = fcntl(region->fd, F_DUPFD_CLOEXEC, 0);
 	if (fd < 0)
 		return kst_errno(errno, "dup");
-	alias = map_region(fd, region->len, region->page_size, PROT_READ | PROT_WRITE, MAP_SHARED);
+	alias = map_region(fd, region->len, region->page_size, HUGE, PROT_READ | PROT_WRITE, MAP_SHARED);
 	return alias ? describe(s, alias) : kst_errno(errno, "mmap");
 }
 

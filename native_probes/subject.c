@@ -20,20 +20,23 @@ static const struct kst_op *const tables[] = {
 	kst_ticket_ops,	 kst_process_ops, kst_control_ops, kst_latency_ops, kst_path_ops,  kst_node_ops,
 	kst_waterfall_ops, kst_throughput_ops,
 	kst_evict_ops,	 kst_refusal_ops, kst_access_ops,  kst_race_ops,	   kst_vcpu_ops,  kst_knob_ops,
-	kst_pin_ops,
+	kst_pin_ops,	 kst_held_ops,
 };
 
-static json_t *run(void *ctx, const json_t *args)
+json_t *kst_subject_op(void *subject, const json_t *args)
 {
+	struct kst_subject *s = subject;
 	json_t *reply = NULL;
 	const char *name;
 
 	if (!kst_arg_str(args, "op", &name, &reply))
 		return reply;
+	if (s->drain && strcmp(name, "drain")) /* the thread that reads has the queues */
+		return kst_error("%s: events are being read; end that first", name);
 	for (size_t i = 0; i < sizeof(tables) / sizeof(tables[0]); i++)
 		for (const struct kst_op *op = tables[i]; op->name; op++)
 			if (!strcmp(op->name, name))
-				return kst_lie(ctx, op->fn(ctx, args));
+				return kst_lie(s, op->fn(s, args));
 	return kst_error("no operation of a subject is called %s", name);
 }
 
@@ -45,7 +48,7 @@ char *kst_subject_handle(struct kst_subject *s, const char *line, size_t len)
 
 	if (!request)
 		return kst_reply_line(NULL, kst_error("not JSON: %s", error.text));
-	reply = kst_answer(request, run, s);
+	reply = kst_answer(request, kst_subject_op, s);
 	json_decref(request);
 	return reply;
 }
@@ -109,6 +112,7 @@ struct kst_subject *kst_subject_new(int ctl, pid_t agent)
 
 void kst_subject_free(struct kst_subject *s)
 {
+	kst_drain_end(s->drain);
 	FREE_ALL(s->tickets, struct kst_ticket, kst_ticket_free);
 	FREE_ALL(s->actors, struct kst_actor, kst_actor_free);
 	FREE_ALL(s->uffds, struct kst_uffd, kst_uffd_free);

@@ -77,6 +77,20 @@ def test_page_flags_are_those_of_frames(agent: Agent, subject: Subject) -> None:
     first, second = subject.page_flags(addr=addr, pages=2)["flags"]
     assert first & REFERENCED_OR_ANON, "KPF_ANON"
     assert second == 0, "nothing is mapped"
+    first, second = subject.frames(addr=addr, pages=2)["frames"]
+    assert first > 0
+    assert second == 0
+
+
+def test_calls_while_pages_are_migrated_are_few(agent: Agent, subject: Subject) -> None:
+    addr = subject.region(kind="anon", pages=1)["addr"]
+    look = {"op": "pagemap", "addr": addr, "pages": 1}
+    assert "must be operations" in subject.reply("held", addr=addr, count=1, calls=[])["error"]
+    for other in ({"op": "held"}, {"op": "fork"}, {}, 7):
+        assert "must be rwprotect" in subject.reply("held", addr=addr, count=1, calls=[look, other])["error"]
+    assert "argument count" in subject.reply("held", addr=addr, count=513, calls=[look])["error"]
+    # A page that is not there is on no node; moving it elsewhere needs a second node anyhow.
+    assert subject.reply("held", addr=addr, count=1, calls=[look])["errno"] in ("ENOENT", "EOPNOTSUPP", "ENODEV")
 
 
 def test_knobs_are_bounded(agent: Agent, subject: Subject) -> None:
@@ -136,3 +150,19 @@ def test_fork_brings_the_descriptor_of_each(agent: Agent, subject: Subject) -> N
     assert [old for old, _ in forked["uffds"]] == with_event
     assert without not in dict(forked["uffds"])
     assert len({new for _, new in forked["uffds"]} | {*with_event, without}) == 5
+
+
+def test_fork_of_a_child_brings_what_the_parent_reads(agent: Agent, subject: Subject) -> None:
+    need_wp(agent)
+    assert "no userfaultfd has asked" in subject.reply("drain")["error"]
+    subject.wp_region(features=EVENT_FORK)
+    forked = subject.fork(each=True)
+    child = Subject(agent, forked["subject"], forked["pid"])
+    assert subject.drain() == {}
+    assert "end that first" in subject.reply("fork")["error"]
+    grandchild = child.fork()
+    taken = subject.drain(on=False)["uffds"]
+    assert [old for old, _ in taken] == [new for _, new in forked["uffds"]]
+    assert "no events are being read" in subject.reply("drain", on=False)["error"]
+    for one in (forked, grandchild):
+        agent.call(op="subject_end", subject=one["subject"])

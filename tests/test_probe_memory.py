@@ -56,6 +56,14 @@ def test_region_holds_what_is_written(agent: Agent, subject: Subject, kind: str)
     assert subject.verify(addr=region["addr"], pages=2, page_size=size, seed=8)["bad"] == [0, 1]
 
 
+def test_region_is_aligned_as_asked(subject: Subject) -> None:
+    region = subject.region(kind="anon", pages=4, align=1 << 30, reserve=False)
+    assert region["addr"] % (1 << 30) == 0
+    assert subject.verify(addr=region["addr"], pages=4, page_size=PAGE, seed=7)["bad"] == [0, 1, 2, 3]
+    for align in (PAGE, 3 << 20, 1 << 31):
+        assert "argument align" in subject.reply("region", kind="anon", pages=1, align=align)["error"]
+
+
 def test_guards_lie_on_both_sides_of_a_region(agent: Agent) -> None:
     for beyond in (-8, 4 * PAGE):
         subject = agent.subject()

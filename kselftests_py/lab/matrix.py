@@ -125,15 +125,21 @@ def prepared(subject: Subject, kinds: Iterable[str], protection: str, extra: int
         region = Region.of(subject, kind.kind, new)
         cells.append(Cell(kind, protection, delivery, region, uffd, subject, subject))
     case = Case(subject, cells)
-    for cell, answers in zip(cells, case.each(_fill), strict=True):
+    fill(case)
+    if pinned:
+        case.each(lambda cell: ops.pin(cell.region.addr, cell.region.length))
+    case.each(_register)
+    case.each(protect)
+    return case
+
+
+def fill(case: Case) -> None:
+    """Populate the memory of each cell, as its kind says, and remember its bytes."""
+    for cell, answers in zip(case.cells, case.each(_fill), strict=True):
         words, spans = [page for page, how in cell.kind.accessed if how == "write"], len(runs(cell.watched))
         values, sums = answers[:-spans], answers[-spans:]
         cell.sums = dict(zip(cell.watched, (text for answer in sums for text in answer.sums), strict=True))
         cell.values = dict(zip(words, (answer.value for answer in values[len(values) - len(words) :]), strict=True))
-    if pinned:
-        case.each(lambda cell: ops.pin(cell.region.addr, cell.region.length))
-    case.each(_protect)
-    return case
 
 
 def _fill(cell: Cell) -> list[Op[Any]]:
@@ -150,20 +156,29 @@ def _fill(cell: Cell) -> list[Op[Any]]:
     return [*batch, *cell.sums_of(region)]
 
 
-def _protect(cell: Cell) -> list[Op[Any]]:
-    region, ioctl = cell.region, "rwprotect" if cell.protection == "rwp" else "writeprotect"
+def _register(cell: Cell) -> Op[Any]:
     mode = (RWP if cell.protection == "rwp" else WP).mode
-    batch: list[Op[Any]] = [ops.register(cell.uffd.handle, region.addr, region.length, mode)]
-    return batch + [
-        ops.protect(ioctl, cell.uffd.handle, region[first], (behind - first) * region.page_size, ProtectMode.PROTECT)
-        for first, behind in runs(cell.kind.armed)
-    ]
+    return ops.register(cell.uffd.handle, cell.region.addr, cell.region.length, mode)
+
+
+def protect(cell: Cell) -> list[Op[Any]]:
+    """Protect the pages that the kind says."""
+    return [_ioctl(cell, first, behind, ProtectMode.PROTECT) for first, behind in runs(cell.kind.armed)]
 
 
 def resolve(cell: Cell, first: int, behind: int) -> Op[Any]:
     """Take the protection of these pages back."""
+    return _ioctl(cell, first, behind, 0)
+
+
+def protect_all(cell: Cell) -> Op[Any]:
+    """Protect every page."""
+    return _ioctl(cell, 0, len(cell.region), ProtectMode.PROTECT)
+
+
+def _ioctl(cell: Cell, first: int, behind: int, mode: int) -> Op[Any]:
     ioctl, size = "rwprotect" if cell.protection == "rwp" else "writeprotect", cell.region.page_size
-    return ops.protect(ioctl, cell.uffd.handle, cell.region[first], (behind - first) * size, 0)
+    return ops.protect(ioctl, cell.uffd.handle, cell.region[first], (behind - first) * size, mode)
 
 
 def pagemap(cell: Cell) -> Op[Any]:
@@ -207,7 +222,10 @@ def swap_out(case: Case) -> None:
 
 
 def inherited(case: Case, child: Subject, descriptors: Mapping[int, Uffd]) -> Case:
-    """The same memory in a forked *child*, which has a userfaultfd of its own of each of *descriptors*."""
+    """The same memory in a forked *child*, which has a userfaultfd of its own of each of *descriptors*.
+
+    Their owner is the same as before.
+    """
     cells = [
         replace(cell, subject=child, uffd=descriptors[cell.uffd.handle], region=replace(cell.region, subject=child))
         for cell in case.cells

@@ -7,6 +7,7 @@ round trip. Addresses and lengths are in bytes, bounds in milliseconds.
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Any, Generic, TypeVar
 
@@ -16,6 +17,8 @@ from kselftests_py.lab import replies
 from kselftests_py.lab.errors import KernelRefused, ProbeError, printable
 
 T_co = TypeVar("T_co", covariant=True)
+HELD_MS = 20_000
+"""Bound of ``held``, which migrates until it has caught the kernel at it."""
 
 
 @dataclass(frozen=True)
@@ -76,8 +79,11 @@ def subject_end(subject: int) -> Op[replies.Empty]:
 # Memory.
 
 
-def region(kind: str, pages: int, thp: str | None = None, prot: int | None = None) -> Op[replies.NewRegion]:
-    return _op("region", replies.NewRegion, kind=kind, pages=pages, thp=thp, prot=prot)
+def region(
+    kind: str, pages: int, thp: str | None = None, prot: int | None = None, *, align: int | None = None,
+    reserve: bool | None = None,
+) -> Op[replies.NewRegion]:  # fmt: skip
+    return _op("region", replies.NewRegion, kind=kind, pages=pages, thp=thp, prot=prot, align=align, reserve=reserve)
 
 
 def alias(region: int) -> Op[replies.NewRegion]:
@@ -142,6 +148,12 @@ def settle(addr: int) -> Op[replies.Empty]:
 
 def move_pages(addr: int, length: int, page_size: int, node: int | None = None) -> Op[replies.Nodes]:
     return _op("move_pages", replies.Nodes, addr=addr, len=length, page_size=page_size, node=node)
+
+
+def held(addr: int, count: int, page_size: int, calls: Iterable[Op[Any]]) -> Op[replies.Held]:
+    """Make *calls* while *count* pages, *page_size* bytes apart, are migration entries of a move to another node."""
+    made = [{"op": call.name, **call.args} for call in calls]
+    return loop("held", replies.Held, HELD_MS, addr=addr, count=count, page_size=page_size, calls=made)
 
 
 def swap_cycle() -> Op[replies.Empty]:
@@ -284,6 +296,10 @@ def page_flags(addr: int, pages: int) -> Op[replies.PageFlags]:
     return _op("page_flags", replies.PageFlags, addr=addr, pages=pages)
 
 
+def frames(addr: int, pages: int) -> Op[replies.Frames]:
+    return _op("frames", replies.Frames, addr=addr, pages=pages)
+
+
 def pagemap_scan(addr: int, length: int, **args: int) -> Op[replies.Scan]:
     """*args*: ``flags``, ``category_inverted``, ``category_mask``, ``category_anyof_mask``, ``return_mask``,
     ``max_pages``, ``vec_len``.
@@ -294,6 +310,11 @@ def pagemap_scan(addr: int, length: int, **args: int) -> Op[replies.Scan]:
 def fork(uffd: int | None = None, *, each: bool | None = None) -> Op[replies.NewSubject]:
     """*uffd*, or *each* of them, has EVENT_FORK: its event is read meanwhile."""
     return _op("fork", replies.NewSubject, uffd=uffd, each=each)
+
+
+def drain(*, on: bool) -> Op[replies.Drained]:
+    """Read events, while another process forks, until this is called again with *on* false."""
+    return _op("drain", replies.Drained, on=on)
 
 
 def proc_read(name: str, maximum: int | None = None) -> Op[replies.ProcText]:

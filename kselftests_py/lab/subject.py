@@ -126,6 +126,18 @@ class Subject:
         api = replies.Api(0, 0)
         return Subject(self._lab, new.subject, new.pid), {old: Uffd(self, handle, api) for old, handle in new.uffds}
 
+    def fork_of(self, child: Subject) -> tuple[Subject, dict[int, Uffd]]:
+        """Fork *child*, whose descriptors with EVENT_FORK are ours: its child, and a new descriptor of ours for each.
+
+        They are found by the handle of the one that forked.
+        """
+        self.call(ops.drain(on=True))
+        try:
+            grandchild, _ = child.fork()
+        finally:
+            new = self.call(ops.drain(on=False)).uffds
+        return grandchild, {old: Uffd(self, handle, replies.Api(0, 0)) for old, handle in new}
+
     def pagemap_scan(
         self, span: Span, mask: Page | int, returns: Page | int | None = None, **args: int
     ) -> list[tuple[int, int, int]]:

@@ -6,12 +6,13 @@ mm/userfaultfd.c; contract.toml, R1 to R17 and U1 to U6.
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
 
-from kselftests_py.lab import MINOR, MISSING, RWP, WP, WP_SHMEM, Fault, Subject, Term, ops
-from kselftests_py.lab.cases import DISTINCT_KINDS, track
+from kselftests_py.lab import MINOR, MISSING, RWP, WP, WP_SHMEM, Fault, Page, Region, Subject, Term, ops
+from kselftests_py.lab.cases import DISTINCT_KINDS, features, track
 from kselftests_py.lab.ops import Op
 from kselftests_py.lab.refusals import answers, check_refusals
 
@@ -19,6 +20,7 @@ pytestmark = pytest.mark.needs("rwp", "wp")
 
 contract = pytest.mark.contract
 hugetlb = pytest.mark.needs("hugetlb")
+HUGE = 2 << 20
 BEYOND = 1 << 62  # no address space is as large
 PROT_READ, PROT_WRITE = 1, 2
 # Numbers of ioctls, as bits of the mask that registration returns.
@@ -299,3 +301,36 @@ def test_unregister_restores(subject: Subject, kind: str, prot: int) -> None:
     region.mprotect(PROT_READ | PROT_WRITE)
     assert subject.actor().touch("rmw", region, range(4), value=0).done
     assert region.changed_pages() == set()
+
+
+@contract("R21", "I2")
+@pytest.mark.needs("hugetlb", "wp_shmem", "pagemap_scan")
+@pytest.mark.control("skip_protect", "invert_marker")
+@pytest.mark.parametrize("protection", ["rwp", "wp"])
+def test_shared_page_tables_are_unshared(subject: Subject, protection: str) -> None:
+    """Once a process has registered hugetlb memory, its page table is its own: what it maps or protects, no other has.
+
+    Before, a child that has touched one page has its parent's table: it has each page that its parent touches. That
+    takes a mapping of 1 GiB, but only the pages that are touched. Source: hugetlb_unshare_all_pmds(),
+    uffd_disable_huge_pmd_share(), huge_pmd_share().
+    """
+    pages = (1 << 30) // HUGE
+    whole = Region.of(subject, "hugetlb", subject.call(ops.region("hugetlb", pages, align=1 << 30, reserve=False)))
+    region = replace(whole, length=3 * HUGE)
+    subject.poke(region[0], 1)
+    child, _ = subject.fork()
+    with child:
+        theirs = replace(region, subject=child)
+        assert child.peek(theirs[0]) == 1
+        subject.poke(region[1], 2)
+        if theirs.pages_with(Page.PRESENT) != {0, 1}:
+            pytest.skip("no page tables of hugetlb memory are shared (CONFIG_HUGETLB_PMD_PAGE_TABLE_SHARING)")
+        uffd = subject.uffd(features(protection, "sync", "hugetlb"))
+        uffd.register(whole, RWP if protection == "rwp" else WP)
+        assert [subject.peek(region[page]) for page in range(3)] == [1, 2, 0]
+        assert theirs.pages_with(Page.PRESENT) == {0, 1}
+        uffd.protect(region[:2])
+        assert region.marked_pages() == {0, 1}
+        assert theirs.marked_pages() == set()
+        assert child.actor().touch("rmw", theirs, range(3), value=0).done
+        assert subject.actor().access("rmw", region[0], 0).blocked

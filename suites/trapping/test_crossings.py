@@ -108,6 +108,32 @@ def test_writes_after_fork_stay_apart(subject: Subject, kind: str, state: str) -
         assert region.changed_pages() == {0}
 
 
+@contract("I6", "K2")
+@pytest.mark.needs("event_fork")
+@pytest.mark.control("skip_protect")
+@pytest.mark.parametrize("kind", ["anon", pytest.param("hugetlb_private", marks=pytest.mark.needs("hugetlb"))])
+def test_writes_of_three_generations_stay_apart(subject: Subject, kind: str) -> None:
+    """Of a process, its child and its grandchild, all protected by EVENT_FORK, none sees what the others write then.
+
+    Source: copy_present_page(), hugetlb_wp(): a page that is shared after fork is copied for who writes; I6.
+    """
+    region, uffd = track(subject, kind, "rwp", "sync", 3, extra=Feature.EVENT_FORK)
+    uffd.protect(region)
+    child, first = subject.fork(uffd)
+    assert first is not None
+    with child:
+        grandchild, new = subject.fork_of(child)
+        with grandchild:
+            sides = [(subject, uffd), (child, first), (grandchild, new[first.handle])]
+            for page, (side, descriptor) in enumerate(sides):
+                access = side.actor().write(region[page], 7)
+                assert access.blocked
+                descriptor.rwprotect(region, 0)
+                assert access.done
+            for page, (side, _) in enumerate(sides):
+                assert replace(region, subject=side).changed_pages() == {page}
+
+
 @contract("I3", "P18")
 @pytest.mark.control("skip_protect")
 @pytest.mark.parametrize("kind", DISTINCT_KINDS)

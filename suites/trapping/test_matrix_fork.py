@@ -13,14 +13,31 @@ from dataclasses import replace
 import pytest
 
 from kselftests_py.lab import Feature, Region, Subject, ops
-from kselftests_py.lab.judgement import check_cells, judge, unprotected
-from kselftests_py.lab.kinds import HUGETLB, KINDS, NEVER
-from kselftests_py.lab.matrix import Case, inherited, prepared, swap_out
+from kselftests_py.lab.judgement import accesses, check_cells, judge, unprotected
+from kselftests_py.lab.kinds import ALL_ACCESS, HUGETLB, KINDS, NEVER
+from kselftests_py.lab.matrix import (
+    Case,
+    brief,
+    fill,
+    found,
+    inherited,
+    marks,
+    pagemap,
+    prepared,
+    protect,
+    scan,
+    swap_out,
+    touched,
+)
 from kselftests_py.lab.operations import BY
 
 Here = Callable[[str, Iterable[str]], list[str]]
+PRIVATE = ("anon", "thp", "mthp", "zero", "huge_zero", "read_only")
+"""Private anonymous memory, which alone can be wiped on fork."""
 SWAPPED = ("anon", "mthp", "read_only", "thp")
 """Whose marker is in the swap entry; what becomes of shared memory is in ``test_matrix_paging.py``."""
+COPIED = ("anon", "thp", "mthp", "shmem", "hugetlb_private")
+"""One of each kind of entry that fork copies."""
 PINNABLE = [name for name, kind in KINDS.items() if kind.filled == "written" and name not in ("read_only", "shmem_thp")]
 """A pin for reading in needs a writable page: it copies zero pages and refuses memory that is read-only."""
 
@@ -100,6 +117,133 @@ def test_child_is_protected_too(
             wrong |= judge(inherited(case, child, descriptors))
     if way != "parent_first":
         wrong |= judge(case)
+    check_cells(wrong, case.cells, kst_control)
+
+
+@pytest.mark.contract("K2", "K3", "M10", "I2", "I5")
+@pytest.mark.needs("event_fork")
+@pytest.mark.control("skip_protect", "invert_marker")
+@pytest.mark.parametrize("gone", [False, True], ids=["child_stays", "child_gone"])
+@pytest.mark.parametrize("protection", BY)
+def test_grandchild_is_protected_too(
+    subject: Subject, here: Here, kst_control: str | None, protection: str, gone: bool
+) -> None:
+    """A child with an inherited EVENT_FORK that forks again: its fork event brings a third descriptor for each, and all
+    three processes keep their markers, traps and bytes, whether the one between them ends first or not.
+
+    Source: dup_userfaultfd(): the new context has the features of its parent's, EVENT_FORK among them; I2, I5.
+    """
+    kinds = here(f"grandchild-{protection}", _kinds(protection, COPIED))
+    case = prepared(subject, kinds, protection, Feature.EVENT_FORK)
+    child, descriptors = subject.fork_each()
+    with child:
+        theirs = inherited(case, child, descriptors)
+        grandchild, new = subject.fork_of(child)
+        with grandchild:
+            assert set(new) == {uffd.handle for uffd in descriptors.values()}
+            if gone:
+                child.end()
+            wrong = judge(inherited(theirs, grandchild, new))
+        if not gone:
+            wrong |= judge(theirs)
+    wrong |= judge(case)
+    check_cells(wrong, case.cells, kst_control)
+
+
+EVENTS = [False, pytest.param(True, marks=pytest.mark.needs("event_fork"))]
+
+
+@pytest.mark.contract("K1", "K2", "P14", "I2", "I4")
+@pytest.mark.control("skip_protect", "invert_marker")
+@pytest.mark.parametrize("event", EVENTS, ids=["quiet", "event_fork"])
+@pytest.mark.parametrize("protection", BY)
+def test_child_finds_its_memory_wiped(
+    subject: Subject, here: Here, kst_control: str | None, protection: str, event: bool
+) -> None:
+    """After MADV_WIPEONFORK the child has no page there: no marker, nothing is reported or traps, every byte is zero.
+
+    With EVENT_FORK its range is registered all the same, and what it populates can be protected like any other. The
+    parent's is as it was. Source: madvise(2), "Present the child process with zero-filled memory"; dup_mmap(); I2, I4.
+    """
+    kinds = here(f"wiped-{protection}", _kinds(protection, PRIVATE))
+    case = prepared(subject, kinds, protection, Feature.EVENT_FORK if event else Feature(0))
+    case.each(lambda cell: ops.madvise(cell.region.addr, cell.region.length, "WIPEONFORK"))
+    child, descriptors = subject.fork_each()
+    with child:
+        assert set(descriptors) == ({cell.uffd.handle for cell in case.cells} if event else set())
+        there = _there(case, child)
+        cells = [
+            replace(cell, subject=child, region=there[str(cell)], uffd=descriptors.get(cell.uffd.handle, cell.uffd))
+            for cell in case.cells
+        ]
+        theirs = Case(child, cells)
+        wrong = _wiped(theirs)
+        if event:
+            theirs.each(lambda cell: ops.mprotect(cell.region.addr, cell.region.length, ALL_ACCESS))
+            fill(theirs)
+            Case(subject, cells).each(protect)
+            wrong |= judge(theirs)
+    wrong |= judge(case)
+    check_cells(wrong, case.cells, kst_control)
+
+
+def _wiped(case: Case) -> dict[str, str]:
+    """What is wrong with memory that a child is to find empty."""
+    wrong = {}
+    actor = case.subject.call(ops.actor()).actor
+    blank = case.subject.region("anon", 1)
+    zero = case.subject.call(ops.checksum(blank.addr, 1, blank.page_size)).sums[0]
+    before = case.each(lambda cell: [pagemap(cell), scan(cell, touched(cell))])
+    done = case.each(
+        lambda cell: [
+            op
+            for page, how in accesses(cell)
+            for op in (
+                ops.access(actor, "read" if how == "exec" else how, cell.region[page], 0),
+                ops.latest_ticket(actor, "done", 2000),
+            )
+        ]
+    )
+    sums = case.each(lambda cell: cell.sums_of(cell.region))
+    for cell, (entries, seen), answers, bytes_ in zip(case.cells, before, done, sums, strict=True):
+        if marked := marks(cell, entries.entries):
+            wrong[str(cell)] = f"markers where no page is: {brief(marked)}"
+        elif cell.protection == "rwp" and (hot := found(cell, seen)):
+            wrong[str(cell)] = f"accessed where no page is: {brief(hot)}"
+        elif {(answer.state, answer.signal) for answer in answers[1::2]} != {("done", None)}:
+            wrong[str(cell)] = "an access to a page that was not there does not pass"
+        elif any(text != zero for answer in bytes_ for text in answer.sums):
+            wrong[str(cell)] = "bytes of the parent"
+    return wrong
+
+
+@pytest.mark.contract("K2", "I2", "I5")
+@pytest.mark.needs("event_fork")
+@pytest.mark.control("skip_protect", "invert_marker")
+@pytest.mark.parametrize("protection", BY)
+def test_child_does_not_inherit_the_memory(
+    subject: Subject, here: Here, kst_control: str | None, protection: str
+) -> None:
+    """After MADV_DONTFORK the child has no such mapping, and no EVENT_FORK tells of it; the parent's is as it was.
+
+    Source: madvise(2), "Do not make the pages in this range available to the child after a fork(2)"; dup_mmap().
+    """
+    kinds = here(f"not_inherited-{protection}", _kinds(protection))
+    case = prepared(subject, kinds, protection, Feature.EVENT_FORK)
+    case.each(lambda cell: ops.madvise(cell.region.addr, cell.region.length, "DONTFORK"))
+    child, descriptors = subject.fork_each()
+    with child:
+        assert descriptors == {}
+        actor = child.call(ops.actor()).actor
+        told = Case(child, case.cells).each(
+            lambda cell: [ops.access(actor, "read", cell.region[0]), ops.latest_ticket(actor, "done", 2000)]
+        )
+        wrong = {
+            str(cell): f"the child's access: {done.signal or done.state}"
+            for cell, (_, done) in zip(case.cells, told, strict=True)
+            if done.signal != "SIGSEGV"
+        }
+    wrong |= judge(case)
     check_cells(wrong, case.cells, kst_control)
 
 
