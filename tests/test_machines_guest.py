@@ -140,11 +140,18 @@ def test_guest_that_never_comes_up(make_guest: MakeGuest, tmp_path: Path) -> Non
         make_guest(agent=silent).start()
 
 
-def test_kernel_without_9p_and_virtiofs_is_refused_before_the_boot(
-    make_guest: MakeGuest, image: KernelImage, tmp_path: Path
+@pytest.mark.parametrize(
+    ("config", "told"),
+    [
+        ("CONFIG_VIRTIO_CONSOLE=y", "neither 9p nor virtiofs"),
+        ("CONFIG_9P_FS=m", "no virtio-serial ports"),
+    ],
+)
+def test_kernel_that_cannot_be_a_guest_is_refused_before_the_boot(
+    make_guest: MakeGuest, image: KernelImage, tmp_path: Path, config: str, told: str
 ) -> None:
-    config = tmp_path / "config"
-    config.write_text("CONFIG_64BIT=y\n")
-    kernel = KernelImage(image.spec, image.release, image.vmlinuz, None, config, image.digest, {})
-    with pytest.raises(BootError, match="neither 9p nor virtiofs"):
+    path = tmp_path / "config"
+    path.write_text(f"CONFIG_64BIT=y\n{config}\n")
+    kernel = KernelImage(image.spec, image.release, image.vmlinuz, None, path, image.digest, {})
+    with pytest.raises(BootError, match=told):
         make_guest(kernel=kernel).start()

@@ -36,6 +36,12 @@ _ATTEMPTS = 3  # boots, when QEMU is to blame: see _NotTheKernel
 _TAIL = 262_144  # bytes of the console read back for a diagnosis
 
 
+_NO_ROOT = (
+    "neither 9p nor virtiofs, so it cannot mount the guest root; build it with CONFIG_9P_FS and CONFIG_NET_9P_VIRTIO"
+)
+_NO_PORT = "no virtio-serial ports, so it cannot reach the probe; build it with CONFIG_VIRTIO_CONSOLE"
+
+
 @dataclass(frozen=True)
 class GuestOptions:
     """What a guest is made of."""
@@ -79,13 +85,16 @@ def _vng() -> str:
 
 
 def vng_command(image: KernelImage, boot: BootRoot, options: GuestOptions) -> list[str]:
-    """The vng command line that boots *image* on *boot*; :raises BootError: the kernel can mount no root of ours."""
-    filesystems = [image.config_value(name) for name in ("CONFIG_9P_FS", "CONFIG_VIRTIO_FS")]
-    if image.config is not None and not any(filesystems):
-        raise BootError(
-            f"{image.spec}: the kernel has neither 9p nor virtiofs, so it cannot mount the guest root; "
-            "build it with CONFIG_9P_FS and CONFIG_NET_9P_VIRTIO"
-        )
+    """The vng command line that boots *image* on *boot*.
+
+    :raises BootError: the kernel can mount no root of ours, or has no port for the probe.
+    """
+    missing = [
+        (not any(image.config_value(name) for name in ("CONFIG_9P_FS", "CONFIG_VIRTIO_FS")), _NO_ROOT),
+        (not image.config_value("CONFIG_VIRTIO_CONSOLE"), _NO_PORT),
+    ]
+    if image.config is not None and (why := next((text for lacks, text in missing if lacks), "")):
+        raise BootError(f"{image.spec}: the kernel has {why}")
     qemu = ["-netdev user,id=kst,restrict=on,hostfwd=tcp:127.0.0.1:0-:22", "-device virtio-net-pci,netdev=kst"]
     # A relative path: that of a socket ends after 107 bytes, and QEMU is started in the boot's folder.
     qemu += [f"-chardev socket,id=kst-probe,path={_PORT},server=on,wait=off"]
