@@ -10,6 +10,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from kselftests_py.errors import BootError
+from kselftests_py.jobs import runs
 
 
 def double(number: int) -> int:
@@ -58,6 +59,12 @@ def hold_directory(where: str) -> None:
     """Has a temporary directory in *where*, for a minute at most."""
     with tempfile.TemporaryDirectory(dir=where) as folder:
         wait_for_file(str(Path(folder) / "never"), str(Path(folder) / "began"))
+
+
+def hold_program(where: str) -> None:
+    """Runs, as if it were ``kst run``, a program that tidies up when it is asked to end."""
+    script = f"trap 'touch {where}/tidied; exit' TERM; touch {where}/began; while :; do sleep 0.1; done"
+    runs._until_its_end(["sh", "-c", script])
 
 
 class Unsendable:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import jobs_calls
@@ -59,14 +60,23 @@ def test_a_job_that_kills_its_process_takes_no_other_along(tmp_path: Path) -> No
     }
 
 
-def test_jobs_that_are_ended_tidy_up(tmp_path: Path) -> None:
-    """Ctrl-C: what is under way is ended, and leaves no directory behind."""
-    work = [jobs.Job("held", jobs_calls.hold_directory, (str(tmp_path),)), jobs.Job("quick", jobs_calls.double, (1,))]
+def end_once_begun(call: Callable[[str], None], folder: Path, began: str) -> None:
+    """Ctrl-C while the job *call* is under way."""
+    work = [jobs.Job("held", call, (str(folder),)), jobs.Job("quick", jobs_calls.double, (1,))]
     running = jobs.run(work, at_once=2)
     assert next(running).key == "quick"
     deadline = time.monotonic() + 60
-    while not list(tmp_path.glob("*/began")):
+    while not list(folder.glob(began)):
         assert time.monotonic() < deadline
         time.sleep(0.05)
     running.close()  # type: ignore[attr-defined]
+
+
+def test_jobs_that_are_ended_leave_no_directory_behind(tmp_path: Path) -> None:
+    end_once_begun(jobs_calls.hold_directory, tmp_path, "*/began")
     assert list(tmp_path.iterdir()) == []
+
+
+def test_the_kst_run_of_a_job_that_is_ended_tidies_up(tmp_path: Path) -> None:
+    end_once_begun(jobs_calls.hold_program, tmp_path, "began")
+    assert (tmp_path / "tidied").exists()

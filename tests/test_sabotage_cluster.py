@@ -35,6 +35,7 @@ def calls(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """The file with a line for each run."""
     monkeypatch.setenv("KST_CACHE", str(tmp_path / "cache"))
     monkeypatch.setenv("KST_TEST_CALLS", str(tmp_path / "calls"))
+    monkeypatch.setenv("TMPDIR", str(tmp_path))  # who is killed leaves its directory behind
     monkeypatch.setattr(runs, "run", sabotage_runs.run)
     return tmp_path / "calls"
 
