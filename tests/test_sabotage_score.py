@@ -17,7 +17,7 @@ from kselftests_py.cli.sabotage import sabotage_command
 from kselftests_py.errors import HarnessError, UsageError
 from kselftests_py.jobs import runs
 from kselftests_py.jobs.identity import Identity
-from kselftests_py.results import Outcome, Record
+from kselftests_py.results import Metric, Outcome, Record
 from kselftests_py.sabotage import bench, campaign, score
 from kselftests_py.sabotage.campaign import Attempt, Seen, Tried
 from kselftests_py.sabotage.defects import Defect, Edit
@@ -100,6 +100,31 @@ def test_who_could_not_look_has_seen_nothing(monkeypatch: pytest.MonkeyPatch, co
     monkeypatch.setattr(runs, "run", lambda *_: (runs.Told("WORD", "why it is so", code), records))
     with pytest.raises(HarnessError, match="trapping eviction idle: WORD: why it is so"):
         campaign.noticed("image:x", campaign.OURS)
+
+
+def measured(cost: float, outcome: Outcome = Outcome.DONE) -> Record:
+    metric = Metric(name="path_p50", value=cost, unit="instructions", mode="exact", labels={"path": "fork"})
+    return msgspec.structs.replace(record("latency/a", outcome), metrics=[metric])
+
+
+@pytest.mark.parametrize(
+    ("code", "found", "by"),
+    [
+        (0, [measured(100)], ""),
+        (0, [measured(2000)], "kst compare --max-regression 0"),
+        (1, [measured(100, Outcome.FAIL)], "latency/a"),
+    ],
+    ids=["same", "dearer", "a test of the suite"],
+)
+def test_cost_is_noticed(monkeypatch: pytest.MonkeyPatch, code: int, found: list[Record], by: str) -> None:
+    monkeypatch.setattr(runs, "run", lambda *_: (runs.Told("X", "why", code), found))
+    assert campaign._dearer("image:x", [measured(100)]).by == by
+
+
+def test_cost_that_was_not_measured_is_not_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(runs, "run", lambda *_: (runs.Told("BROKEN", "why", 3), [record("a", Outcome.ERROR)]))
+    with pytest.raises(HarnessError, match="latency: BROKEN: why"):
+        campaign._dearer("image:x", [measured(100)])
 
 
 def test_what_stops_the_first_run_is_tried_to_the_end(monkeypatch: pytest.MonkeyPatch) -> None:
