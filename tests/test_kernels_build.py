@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import re
 import signal
@@ -16,7 +17,7 @@ from kernels_trees import KCONFIG, change, commit_all, mail, make_tree
 from kselftests_py.errors import BootError, HarnessError, KstError, UsageError
 from kselftests_py.kernels import KernelImage, config, resolve, twin
 from kselftests_py.kernels.spec import FLAVOURS
-from kselftests_py.kernels.steps import Step, to_stderr
+from kselftests_py.kernels.steps import Step, every_step
 
 
 @pytest.fixture
@@ -262,15 +263,27 @@ def test_an_interrupted_build_leaves_no_make_behind_and_goes_on(linux: Path, tmp
     built(f"tree:{linux}")
 
 
+def listened(spec: str) -> list[Step]:
+    """The steps of the build of *spec*, as one who wants them all is told."""
+    found: list[Step] = []
+
+    @every_step
+    def listener(note: str) -> None:
+        if isinstance(note, Step):
+            found.append(note)
+
+    with contextlib.suppress(BootError):
+        resolve(spec, listener)
+    return found
+
+
 def test_what_make_says_becomes_progress(linux: Path) -> None:
     """Each of make's own steps, not the compiler's alone; the second build knows how many there are at most."""
     makefile = (linux / "Makefile").read_text()
     more = "\t@echo '  OBJTOOL vmlinux.o'; echo '  LD [M]  x.ko'; echo 'ld: warning'; echo '  10 of 20'\n"
     (linux / "Makefile").write_text(makefile.replace("\t@mkdir", f"{more}\t@mkdir"))
     for total in (0, 3):
-        notes: list[str] = []
-        built(f"tree:{linux}", notes)
-        steps = [note for note in notes if isinstance(note, Step)]
+        steps = listened(f"tree:{linux}")
         assert [(step.done, step.now, step.last) for step in steps] == [
             (1, "CC mm/memory.o", False),
             (2, "OBJTOOL vmlinux.o", False),
@@ -283,19 +296,15 @@ def test_what_make_says_becomes_progress(linux: Path) -> None:
 
 def test_a_build_that_fails_ends_its_steps(linux: Path) -> None:
     (linux / "mm/memory.c").write_text("SYNTAX\n")
+    assert [step.last for step in listened(f"tree:{linux}")] == [False, True]
+
+
+def test_who_takes_notes_for_lines_is_told_of_few_steps(linux: Path) -> None:
+    makefile = (linux / "Makefile").read_text()
+    many = '\t@for each in $$(seq 2 250); do echo "  CC      $$each.o"; done\n'
+    (linux / "Makefile").write_text(makefile.replace("\t@mkdir", f"{many}\t@mkdir"))
     notes: list[str] = []
-    with pytest.raises(BootError):
-        built(f"tree:{linux}", notes)
-    assert [note.last for note in notes if isinstance(note, Step)] == [False, True]
-
-
-def test_a_process_without_a_terminal_writes_few_lines(capsys: pytest.CaptureFixture[str]) -> None:
-    for done in range(1, 251):
-        to_stderr(Step("x", done, 300, f"CC {done}.o"))
-    to_stderr(Step("x", 250, 300, "CC 250.o", last=True))
-    to_stderr("waiting")
-    assert capsys.readouterr().err.splitlines() == [
-        "building x: 100 of at most 300 steps (CC 100.o)",
-        "building x: 200 of at most 300 steps (CC 200.o)",
-        "waiting",
+    built(f"tree:{linux}", notes)
+    assert [note for note in notes if isinstance(note, Step)] == [
+        f"building tree:{linux}: {done} steps (CC {done}.o)" for done in (100, 200)
     ]

@@ -265,8 +265,9 @@ def test_the_long_jobs_come_first_and_figures_join_their_commit(stubbed: Stub, m
 
 
 def test_everything_is_written_for_programs(tmp_path: Path) -> None:
-    tried = [replace(told(), warnings=["mm/a.c: unused"])]
+    tried = [replace(told("bad", known="XFAIL"), warnings=["mm/a.c: unused"])]
     path = flow.write(tmp_path / "out", BASE, tried, flow.judge(BASE, tried))
     written = json.loads(path.read_text())
     assert written["commits"][0]["warnings"] == ["mm/a.c: unused"]
+    assert (written["commits"][0]["failed"], written["commits"][0]["outcomes"]["known"]) == (["bad"], "XFAIL")
     assert written["verdict"]["exit_code"] == 1

@@ -53,7 +53,6 @@ def tree(tmp_path: Path) -> Path:
     hook = folder / ".git/hooks/pre-push"
     hook.write_text(f"#!/bin/sh\nexec {shlex.join(kst(tmp_path, 'presubmit', '--pre-push'))}\n")
     hook.chmod(0o755)
-    (folder / ".git/info/exclude").write_text("kst-runs\n")
     return folder
 
 
@@ -72,6 +71,7 @@ def test_a_new_branch_is_pushed_when_each_of_its_commits_is_good(tree: Path) -> 
     pushed, told = push(tree)
     assert (pushed, at_remote(tree), told.count("ok    "), told.count("BAD   ")) == (False, good[1], 1, 1), told
     assert "1 that failed on the base pass: trapping/test_y" in told
+    assert user_git(tree, "status", "--porcelain") == ""  # nothing in a kernel tree that tree: would build
 
 
 def test_a_branch_that_goes_back_or_away_has_nothing_to_try(tree: Path) -> None:
@@ -130,7 +130,6 @@ def bisect(tmp_path: Path, verdicts: list[str], *arguments: str) -> tuple[str, s
     "stopped"), and all it printed; the first commit is good, the last one bad."""
     tree = tmp_path / "linux"
     shas = [commit(tree, verdict) for verdict in verdicts]
-    (tree / ".git/info/exclude").write_text("kst-runs\n")
     user_git(tree, "bisect", "start", "HEAD", shas[0])
     command = [one.replace("BASE", shas[0]) for one in kst(tmp_path, *arguments)]
     done = subprocess.run(

@@ -6,7 +6,7 @@ import results_factory as factory
 from results_factory import HOSTILE, NEW, OLD, record
 from rich.console import Console
 
-from kselftests_py.kernels.steps import Step
+from kselftests_py.kernels.steps import Step, tell
 from kselftests_py.reports.terminal import TerminalView
 from kselftests_py.results import Outcome
 
@@ -120,9 +120,9 @@ def build(*, terminal, steps, ends=True):
     out = io.StringIO()
     view = TerminalView(Console(file=out, force_terminal=terminal, width=150))
     for done in range(1, steps + 1):
-        view.note(Step("tree:x[bold]", done, 300, f"LD {done}.\x1b[31mo"))
+        tell(view.note, Step("tree:x[bold]", done, 300, f"LD {done}.\x1b[31mo"))
     if ends:
-        view.note(Step("tree:x[bold]", steps, 300, "LD end", last=True))
+        tell(view.note, Step("tree:x[bold]", steps, 300, "LD end", last=True))
     return out.getvalue(), view
 
 
@@ -144,11 +144,11 @@ def test_after_a_build_the_bar_is_gone_and_the_tests_have_theirs():
     view.run_started(7, "one kernel")
     before = len(view.console.file.getvalue())
     build_again = Step("tree:y", 1, 0, "CC y.o")
-    view.note(build_again)
+    tell(view.note, build_again)
     view._progress.refresh()
     assert "0/7" in view.console.file.getvalue()[before:]
     assert "1/?" in view.console.file.getvalue()[before:]
-    view.note(Step("tree:y", 1, 0, "CC y.o", last=True))
+    tell(view.note, Step("tree:y", 1, 0, "CC y.o", last=True))
     assert view._progress.live.is_started
     assert [task.total for task in view._progress.tasks] == [7]
     view.stop()

@@ -7,6 +7,7 @@ from pathlib import Path
 import msgspec
 import pytest
 import results_factory as factory
+from kernels_trees import commit_all, make_tree, user_git
 from results_factory import record
 
 from kselftests_py.errors import HarnessError, UsageError
@@ -34,10 +35,12 @@ def one_line(error: pytest.ExceptionInfo[Exception]) -> str:
 
 
 def test_default_name_is_under_kst_runs_and_new_each_time(tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
+    commit_all(make_tree(tmp_path / "linux"))
+    monkeypatch.chdir(tmp_path / "linux")
     paths = {RunFolder.create().path for _ in range(5)}
     assert len(paths) == 5
     assert {path.parent.name for path in paths} == {"kst-runs"}
+    assert user_git(tmp_path / "linux", "status", "--porcelain") == "", "runs in a kernel tree are no part of it"
 
 
 @pytest.mark.parametrize("there", ["a run", "a half-made run", "other files", "a file", "a file above"])

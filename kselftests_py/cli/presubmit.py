@@ -23,6 +23,7 @@ from kselftests_py.reports.terminal import TerminalView
 from kselftests_py.reports.text import one_line
 from kselftests_py.results import Verdict
 from kselftests_py.results.differences import PASSED
+from kselftests_py.results.run_folder import default_root
 from kselftests_py.results.verdict import NOTHING_TESTED
 
 _SHOWN = 40
@@ -129,7 +130,7 @@ def _try(
     verdict = flow.judge(base, tried)
     if not plan.tests_only:
         _show_costs(view, base, tried[-1])
-    folder = out or Path("kst-runs") / f"presubmit-{time.strftime('%Y%m%dT%H%M%SZ', time.gmtime())}"
+    folder = out or default_root() / f"presubmit-{time.strftime('%Y%m%dT%H%M%SZ', time.gmtime())}"
     path = flow.write(folder, base, tried, verdict)
     view.note(f"{path}; {time.monotonic() - began:.0f} s")
     view.console.print(one_line(f"{verdict.word}: {verdict.why}."), highlight=False, markup=False)

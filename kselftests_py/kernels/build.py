@@ -18,7 +18,7 @@ from kselftests_py.errors import BootError, HarnessError
 from kselftests_py.kernels import config, git, image, recipe, series, source, store, twin
 from kselftests_py.kernels.image import KernelImage
 from kselftests_py.kernels.spec import BuildSpec
-from kselftests_py.kernels.steps import Step
+from kselftests_py.kernels.steps import Step, tell
 
 Progress = Callable[[str], None]
 
@@ -176,13 +176,13 @@ def compile_kernel(spec: str, src: Path, out: Path, name: str, progress: Progres
             step = _STEP.match(line)
             if step:
                 done, now = done + 1, f"{step['tool']} {step['of']}"
-                progress(Step(spec, done, known, now))
+                tell(progress, Step(spec, done, known, now))
 
         modular = "CONFIG_MODULES=y\n" in (out / ".config").read_text()
         try:
             told = _make(src, out, name, ["bzImage", *(["modules"] if modular else [])], watch)
         finally:
-            progress(Step(spec, done, known, now, last=True))
+            tell(progress, Step(spec, done, known, now, last=True))
     if told.returncode:
         raise _failure(spec, told.stdout, log)
     counted.write_text(str(max(done, known)))

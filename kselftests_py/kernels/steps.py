@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
-import sys
+from collections.abc import Callable
+from typing import TypeVar
 
 _EVERY = 100
+_Listener = TypeVar("_Listener", bound=Callable[..., None])
 
 
 class Step(str):
     """One of make's own steps, as a note. There are more than a thousand: a terminal shows the last one, a log takes
     those that are ``worth_a_line``.
 
-    ``what`` is built, ``done`` how many steps were made, ``total`` how many there are at most (0: not known),
-    ``now`` the step itself as make writes it ("CC mm/memory.o"); with ``last`` the build has ended, well or not.
+    ``what`` is built, ``done`` how many steps were made, ``total`` how many there are at most (0: not known), ``now``
+    the step itself as make writes it ("CC mm/memory.o"); with ``last`` the build has ended, well or not.
     """
 
     what: str
@@ -32,7 +34,13 @@ class Step(str):
         return not self.last and self.done % _EVERY == 0
 
 
-def to_stderr(text: str) -> None:
-    """A listener for a process that has no terminal of its own, such as a job's: lines on standard error."""
-    if not isinstance(text, Step) or text.worth_a_line:
-        print(text, file=sys.stderr, flush=True)
+def every_step(listener: _Listener) -> _Listener:
+    """Mark *listener* as one that wants every step, and the last one as such."""
+    vars(listener)["wants_every_step"] = True
+    return listener
+
+
+def tell(listener: Callable[[str], None], step: Step) -> None:
+    """Tell *listener* of *step*: one that is not marked takes notes for lines, and gets only what is worth one."""
+    if step.worth_a_line or getattr(listener, "wants_every_step", False):
+        listener(step)

@@ -17,7 +17,7 @@ from kselftests_py.kernels.spec import BuildSpec, parse
 from kselftests_py.presubmit.commits import Commit
 from kselftests_py.reports.text import one_line
 from kselftests_py.results import Record, Verdict
-from kselftests_py.results.differences import NOT_RUN, PASSED, mended, worse
+from kselftests_py.results.differences import FAILED, NOT_RUN, PASSED, mended, worse
 from kselftests_py.results.regression import Change, changes
 from kselftests_py.results.verdict import NOTHING_TESTED, outcome_word
 
@@ -102,8 +102,7 @@ def attempt(plan: Plan, sha: str, parent: str, files: Sequence[str]) -> Tried:
     """Build, boot and test one commit; without *parent* it is the base, whose warnings are its own affair."""
     note = _noting(plan, sha)
     try:
-        kernel = _build(plan, sha, note)
-        told = _warnings(plan, sha, parent, files, kernel, note) if parent and not plan.tests_only else []
+        kernel, told = _built_and_warned(plan, sha, parent, files, note)
     except BootError as error:
         return Tried(sha, error=str(error))
     note(f"tries {', '.join(plan.suites)}")
@@ -140,20 +139,27 @@ def _build(plan: Plan, sha: str, note: Callable[[str], None]) -> KernelImage:
     return kernel
 
 
-def _warnings(
-    plan: Plan, sha: str, parent: str, files: Sequence[str], kernel: KernelImage, note: Callable[[str], None]
-) -> list[str]:
-    """The commit's new warnings, as they were told before of the same configuration, which names the compiler too."""
-    wanted = parse(plan.spec(sha))
-    assert isinstance(wanted, BuildSpec)
-    config = file_digest(kernel.config) if kernel.config else ""
+def _built_and_warned(
+    plan: Plan, sha: str, parent: str, files: Sequence[str], note: Callable[[str], None]
+) -> tuple[KernelImage, list[str]]:
+    """The commit's kernel and its new warnings: those that were found before if the configuration, which names the
+    compiler too, is the same. Else they are looked for first, as the source is the parent's then: it goes on to the
+    commit once, and not back and forth."""
+    if not parent or plan.tests_only:
+        return _build(plan, sha, note), []
     name = kept.key(["warnings", sha, parent, plan.parts])
     before = None if plan.again else kept.recall("runs", name, _Warned)
-    if before is not None and config and before.config == config:
-        return before.warnings
-    found = warnings.new(wanted, parent, files, note)
+    wanted = parse(plan.spec(sha))
+    assert isinstance(wanted, BuildSpec)
+    found = [] if before else warnings.new(wanted, parent, files, note)
+    kernel = _build(plan, sha, note)
+    config = file_digest(kernel.config) if kernel.config else ""
+    if before and before.config == config:
+        return kernel, before.warnings
+    if before:
+        found = warnings.new(wanted, parent, files, note)
     kept.remember("runs", name, _Warned(config, found))
-    return found
+    return kernel, found
 
 
 def _noting(plan: Plan, sha: str) -> Callable[[str], None]:
@@ -201,7 +207,8 @@ def judge(base: Tried, tried: Sequence[Tried]) -> Verdict:
 def write(folder: Path, base: Tried, tried: Sequence[Tried], verdict: Verdict) -> Path:
     """``presubmit.json``: everything, for a program. :raises HarnessError: it cannot be written."""
     path = folder / "presubmit.json"
-    told = {"verdict": verdict, "base": base, "commits": list(tried)}
+    each = [msgspec.to_builtins(one) | {"failed": one.having(*FAILED)} for one in (base, *tried)]
+    told = {"verdict": verdict, "base": each[0], "commits": each[1:]}
     try:
         folder.mkdir(parents=True, exist_ok=True)
         path.write_bytes(msgspec.json.format(msgspec.json.encode(told)))

@@ -18,7 +18,7 @@ from rich.progress import (
 from rich.table import Table
 from rich.text import Text
 
-from kselftests_py.kernels.steps import Step
+from kselftests_py.kernels.steps import Step, every_step
 from kselftests_py.reports import accesses, comparison, waterfall
 from kselftests_py.reports.answers import answers
 from kselftests_py.reports.text import one_line
@@ -76,6 +76,7 @@ class TerminalView:
         if self.console.is_terminal:
             self._progress.start()
 
+    @every_step
     def note(self, text: str) -> None:
         """Something worth a line: a boot, a reboot, a download. Of a build's steps a terminal shows how far it is."""
         if isinstance(text, Step) and self.console.is_terminal:

@@ -7,7 +7,7 @@ import hashlib
 import os
 import re
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
 from itertools import count
 from pathlib import Path
@@ -21,7 +21,19 @@ from kselftests_py.results.record import Record, encode
 RESULTS = "results.jsonl"
 MANIFEST = "manifest.json"
 CONSOLES = "console"
-DEFAULT_ROOT = Path("kst-runs")
+
+
+def default_root() -> Path:
+    """Where that goes for which nobody named a place: ``kst-runs`` in the working directory. That may be a kernel tree:
+    git does not see the folder there, so that it is no part of the kernel that ``tree:`` builds.
+
+    :raises HarnessError: it cannot be made.
+    """
+    root = Path("kst-runs")
+    with _as_harness_error(root), suppress(FileExistsError):
+        root.mkdir()
+        (root / ".gitignore").write_text("*\n")
+    return root
 
 
 class RunFolder:
@@ -41,9 +53,10 @@ class RunFolder:
         if path is not None:
             return cls._claim(path)
         stamp = datetime.now(UTC).strftime("%Y%m%dT%H%M%SZ")
+        root = default_root()
         for number in count(1):
             try:
-                return cls._claim(DEFAULT_ROOT / (stamp if number == 1 else f"{stamp}-{number}"))
+                return cls._claim(root / (stamp if number == 1 else f"{stamp}-{number}"))
             except UsageError:
                 continue  # another run began in the same second
         raise AssertionError("unreachable")
