@@ -109,17 +109,16 @@ def _check_sources(targets: Sequence[Target], suites: Sequence[str], note: Calla
     would be everywhere."""
     if UPSTREAM not in suites:
         return
-    lacking = []
+    lacking: dict[str, str] = {}
     for one in targets:
         try:
             programs.source_of(one.kernel)
         except programs.NoSource as error:
-            lacking.append((one, str(error)))
-    tested = [one for one in targets if one.entry.role == "kernel" and one not in [each for each, _ in lacking]]
-    if not tested and set(suites) == {UPSTREAM}:
-        raise HarnessError(f"{lacking[-1][1]}; nothing would be tested")
-    for one, why in lacking:
-        note(f"{one.label}: --suite {UPSTREAM} is skipped: {why}")
+            lacking[one.label] = str(error)
+    if set(suites) == {UPSTREAM} and lacking.keys() >= {one.label for one in targets if one.entry.role == "kernel"}:
+        raise HarnessError(f"{lacking[targets[-1].label]}; nothing would be tested")
+    for label, why in lacking.items():
+        note(f"{label}: --suite {UPSTREAM} is skipped: {why}")
 
 
 @contextlib.contextmanager
@@ -168,7 +167,7 @@ def run(options: Options, view: TerminalView) -> tuple[RunFolder, Verdict]:
     view.stop()
     if prepared.stopped is not None:
         raise prepared.stopped
-    if status == pytest.ExitCode.USAGE_ERROR:  # pytest has said where it is wrong
+    if status == pytest.ExitCode.USAGE_ERROR and options.expression:  # pytest has said where it is wrong
         raise UsageError(f"-k {options.expression}: no expression that pytest can read")
     reports.write_all(folder)
     try:

@@ -103,6 +103,12 @@ def test_more_than_a_capsule_holds_is_an_error_and_not_half_a_capsule(
     assert not (folder.path / capsule.NAME).exists()
 
 
+def test_a_run_folder_that_lost_its_manifest_gives_no_capsule(folder: RunFolder) -> None:
+    (folder.path / "manifest.json").unlink()
+    with pytest.raises(HarnessError, match=r"no capsule: .*manifest\.json: No such file or directory$"):
+        capsule.open_(folder.path)
+
+
 def test_what_this_kst_has_otherwise_is_named(folder: RunFolder) -> None:
     folder.write_manifest(factory.manifest(options={"suites": ["trapping"]}))
     members = members_of(capsule.write(folder))

@@ -8,10 +8,11 @@ import shutil
 from pathlib import Path
 
 import pytest
-from kernels_trees import commit_all, make_tree
+from kernels_trees import commit_all, make_tree, user_git
 
 from kselftests_py.errors import HarnessError
 from kselftests_py.kernels import KernelImage, RunningKernel
+from kselftests_py.kernels.spec import BuildSpec, parse
 from kselftests_py.upstream import programs
 
 # As the kernel's: "headers" at the top, and lib.mk's OUTPUT below.
@@ -108,9 +109,49 @@ def test_a_source_without_them(tree: Path) -> None:
         programs.built(kernel(f"tree:{tree}"), lambda text: None)
 
 
+def test_a_source_that_changed_since_is_not_its_source(tree: Path) -> None:
+    before = user_git(tree, "rev-parse", "HEAD^{tree}")
+    source(tree).write_text("changed\n")
+    with pytest.raises(programs.NoSource, match="is another by now than the one it was built from"):
+        programs.built(kernel(f"tree:{tree}", tree=before), lambda text: None)
+    user_git(tree, "checkout", "-q", ".")
+    assert programs.built(kernel(f"tree:{tree}", tree=before), lambda text: None)
+
+
+def test_debians_kernel_and_source_of_two_versions() -> None:
+    wanted = parse("source:7.3")
+    assert isinstance(wanted, BuildSpec)
+    with pytest.raises(
+        programs.NoSource, match=r"debian:7\.3 is 7\.3\.5-1 and its source, source:7\.3, 7\.3\.4-1: not"
+    ):
+        programs._check_same(kernel("debian:7.3", version="7.3.5-1"), wanted, BUILT, "00")
+    programs._check_same(kernel("debian:7.3", version="7.3.4-1"), wanted, BUILT, "00")
+
+
+DEBIAN = {"version": "7.3.4-1"}
+BUILT = {"linux-source-7.3": "7.3.4-1 sha256:00", "tree": "00"}
+
+
+@pytest.mark.parametrize(
+    ("given", "spec"),
+    [
+        (kernel("debian:7.3", **DEBIAN), "source:7.3"),
+        (kernel("debian:newest", **DEBIAN), "source:7.3"),
+        (kernel("cached:aaaaaaa", **DEBIAN), "source:7.3"),
+        (kernel("source:7.3+kasan", **BUILT), "source:7.3+kasan"),
+        (kernel("cached:aaaaaaa", **BUILT), "source:7.3"),
+        (kernel("image:x", source="git:y@z"), "git:y@z"),
+    ],
+)
+def test_where_its_source_is(given: KernelImage, spec: str) -> None:
+    """A kernel of the cache is run again by its digest (kst reproduce); it still knows what it was built from."""
+    assert programs.source_of(given).spec == spec
+
+
 @pytest.mark.parametrize(
     ("given", "told"),
     [
+        (kernel("cached:aaaaaaa", **BUILT, series="sha256:00"), "its source is not known; give its source: or tree:"),
         (RunningKernel("host", "host"), "the source of a running kernel is not known"),
         (kernel("image:x"), "image:x: its source is not known; name it: image:x,source=SPEC"),
         (kernel("cached:" + "a" * 64), "its source is not known"),

@@ -233,7 +233,7 @@ def test_a_test_has_one_name_however_it_ends() -> None:
         "wp-fork on shmem": SKIP, "UFFDIO_API (with syscall)": SKIP, "f must not be written (dirty)": SKIP,
         "known": PASS, "better": PASS, "bad": FAIL, "test 7": SKIP,
     }  # fmt: skip
-    assert messages(found)["wp-fork on shmem"] == "wp-fork on shmem (feature missing (or (not)))"
+    assert messages(found)["wp-fork on shmem"] == "feature missing (or (not))"
 
 
 def test_only_a_whole_word_makes_a_failure_an_expected_one() -> None:
@@ -278,6 +278,7 @@ def test_blocks_that_nothing_sums_up_have_names_of_their_own_all_the_same() -> N
         ("1..2\nok 1 a\nBail out! no memory\n", "bailed out: no memory"),
         ("ok 1 a\n" * 20_001, "more than 20000 lines"),
         ("".join(f"{' ' * deep}ok 1 x\n" for deep in range(50)), "nests more than 8 levels"),
+        ("".join(f"{' ' * deep}ok 1 x\n" for deep in range(50, 0, -1)), "nests more than 8 levels"),
     ],
 )
 def test_what_is_wrong_with_the_whole(text: str, problem: str) -> None:
@@ -294,6 +295,10 @@ HOSTILE = {
     "escapes": "1..1\nok 1 \x1b[31m" + "x" * 10_000 + "\x00\u202e\n" + "ok 2 y\n" * 30_000,
     "blanks": " " * 8000 + "ok 1 x\n",
     "deep": "".join(f"{'  ' * deep}KTAP version 1\n" for deep in range(1000)) + "ok 1 x\n",
+    "outwards": "".join(f"{' ' * lead}ok 1 {'x' * 200}\n" for lead in range(3000, 0, -1)),
+    "outwards with nobody to sum it up": " " * 3000
+    + "ok 1 x\n"
+    + "".join(f"{' ' * lead}KTAP version 1\n" for lead in range(3000, 0, -1)),
     "comments": "# " * 8000 + "TAP version 13\n" + "# " * 1000 + "ok 1 x\n",
     "numbers": f"1..{'9' * 5000}\nok {'9' * 5000} a\nTAP version {'9' * 5000}\nTAP version 1\nok {'9' * 9} b\n",
     "names": "".join(f"ok 1 a ({number})\n" for number in range(2, 10_000)) + "ok 1 a\n" * 10_000,
@@ -304,6 +309,6 @@ HOSTILE = {
 @pytest.mark.parametrize("case", HOSTILE)
 def test_hostile_output_is_harmless(case: str) -> None:
     found = parse(HOSTILE[case])
-    assert all(len(part.name) < 400 and part.name.isprintable() and "../" not in part.name for part in found.parts)
+    assert all(len(part.name) < 2000 and part.name.isprintable() and "../" not in part.name for part in found.parts)
     assert len(outcomes(found)) <= 20_000
     assert found.problem or found.parts

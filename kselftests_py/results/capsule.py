@@ -80,6 +80,26 @@ class Capsule(msgspec.Struct, frozen=True):
 
 def write(folder: RunFolder) -> Path:
     """Write ``capsule.kst`` into the run folder. Raises HarnessError if it cannot be, or is more than MAX_SIZE."""
+    try:
+        files = _gathered(folder)
+    except OSError as error:
+        raise HarnessError(f"{folder.path}: no capsule: {error.filename}: {error.strerror}") from None
+    size = sum(map(len, files.values()))
+    if size > MAX_SIZE:
+        raise HarnessError(
+            f"{folder.path}: no capsule: it would hold {size >> 20} MiB, and at most {MAX_SIZE >> 20} do"
+        )
+    packed = io.BytesIO()
+    with zipfile.ZipFile(packed, "w", zipfile.ZIP_DEFLATED) as archive:
+        for name, body in sorted(files.items()):
+            member = zipfile.ZipInfo(name, _EPOCH)
+            member.external_attr = (stat.S_IFREG | 0o644) << 16
+            archive.writestr(member, body, zipfile.ZIP_DEFLATED)
+    return folder.write_file(NAME, packed.getvalue())
+
+
+def _gathered(folder: RunFolder) -> dict[str, bytes]:
+    """What the capsule of a run holds, by name."""
     manifest = folder.manifest()
     files = {name: (folder.path / name).read_bytes() for name in (MANIFEST, RESULTS)}
     files |= dict(_sources())
@@ -104,18 +124,7 @@ def write(folder: RunFolder) -> Path:
         room -= len(body)
         files[f"{CONSOLES}/{path.name}"] = body
     files[_INDEX] = msgspec.json.format(msgspec.json.encode(Index(FORMAT, recipes, cut))) + b"\n"
-    size = sum(map(len, files.values()))
-    if size > MAX_SIZE:
-        raise HarnessError(
-            f"{folder.path}: no capsule: it would hold {size >> 20} MiB, and at most {MAX_SIZE >> 20} do"
-        )
-    packed = io.BytesIO()
-    with zipfile.ZipFile(packed, "w", zipfile.ZIP_DEFLATED) as archive:
-        for name, body in sorted(files.items()):
-            member = zipfile.ZipInfo(name, _EPOCH)
-            member.external_attr = (stat.S_IFREG | 0o644) << 16
-            archive.writestr(member, body, zipfile.ZIP_DEFLATED)
-    return folder.write_file(NAME, packed.getvalue())
+    return files
 
 
 def _sources() -> Iterator[tuple[str, bytes]]:

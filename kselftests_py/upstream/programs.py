@@ -18,6 +18,7 @@ from kselftests_py.kernels.spec import BuildSpec, parse
 
 PROGRAMS = ("uffd-unit-tests", "uffd-wp-mremap", "uffd-stress", "pagemap_ioctl")
 _FOLDER = "tools/testing/selftests/mm"
+_PACKAGE = "linux-source-"
 
 
 class NoSource(UsageError):
@@ -29,8 +30,11 @@ def source_of(kernel: KernelImage | RunningKernel) -> BuildSpec:
     if isinstance(kernel, RunningKernel):
         raise NoSource(f"{kernel.spec}: the source of a running kernel is not known; give source:, tree: or git:")
     spec = kernel.provenance.get("source") or kernel.spec
-    if spec.startswith("debian:"):
+    package = next((name for name in kernel.provenance if name.startswith(_PACKAGE)), "")
+    if "version" in kernel.provenance:  # Debian's own build
         spec = f"source:{'.'.join(kernel.release.split('.')[:2])}"
+    elif spec.startswith("cached:") and package and "series" not in kernel.provenance:
+        spec = f"source:{package.removeprefix(_PACKAGE)}"
     wanted = parse(spec)
     if not isinstance(wanted, BuildSpec):
         how = f"name it: {kernel.spec},source=SPEC" if kernel.spec.startswith("image:") else "give its source: or tree:"
@@ -48,9 +52,10 @@ def built(kernel: KernelImage | RunningKernel, progress: Callable[[str], None]) 
     wanted = source_of(kernel)
     with source.opened(wanted, progress) as workspace, source.scratch(workspace.folder) as scratch:
         assert isinstance(kernel, KernelImage)
-        _check_version(kernel, wanted, workspace.provenance)
+        tree = workspace.git("rev-parse", f"{workspace.base}^{{tree}}")
+        _check_same(kernel, wanted, workspace.provenance, tree)
         found = [series.collect(each, _made(scratch / str(at)), progress) for at, each in enumerate(wanted.series)]
-        parts = [workspace.git("rev-parse", f"{workspace.base}^{{tree}}"), *(series.digest(files) for files in found)]
+        parts = [tree, *(series.digest(files) for files in found)]
         key = hashlib.sha256(" ".join([*parts, *PROGRAMS]).encode()).hexdigest()[:24]
         folder = paths.cache_dir().absolute() / "upstream" / key
         folder.parent.mkdir(parents=True, exist_ok=True)
@@ -72,14 +77,12 @@ def _made(folder: Path) -> Path:
     return folder
 
 
-def _check_version(kernel: KernelImage, wanted: BuildSpec, found: dict[str, str]) -> None:
-    """Debian's kernel and Debian's source are two packages: both must be of one version."""
-    version = kernel.provenance.get("version")
-    if not kernel.spec.startswith("debian:") or version is None:
-        return
-    ours = next(iter(found.values())).split()[0]
-    if ours != version:
+def _check_same(kernel: KernelImage, wanted: BuildSpec, found: dict[str, str], tree: str) -> None:
+    """Debian's kernel and its source are two packages, and a directory changes: both must be of one version."""
+    if (version := kernel.provenance.get("version")) and (ours := next(iter(found.values())).split()[0]) != version:
         raise NoSource(f"{kernel.spec} is {version} and its source, {wanted.spec}, {ours}: not the same")
+    if kernel.provenance.get("tree", tree) != tree:
+        raise NoSource(f"{kernel.spec}: its source, {wanted.spec}, is another by now than the one it was built from")
 
 
 def _build(src: Path, headers: Path, out: Path) -> None:

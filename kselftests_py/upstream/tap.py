@@ -21,6 +21,8 @@ _NAME = 160
 _LINES = 20_000
 _LENGTH = 4_000
 _DEPTH = 8
+_FURTHEST = 64  # characters in; what stands further is taken to stand there
+_TOO_DEEP = f"it nests more than {_DEPTH} levels"
 # tap.py would also take "okay" for a result and "1234 pages" for a plan: these are "unknown lines" (ktap.rst).
 _LINE = re.compile(
     r"(?P<lead>[ \t]*(?:#[ ][ \t]*)*)(?:"
@@ -125,11 +127,11 @@ class _Reader:
             if line.lstrip().startswith("#"):
                 self._said = line.lstrip("# \t")
             return
-        lead = len(found["lead"])
+        lead = min(len(found["lead"]), _FURTHEST)
         if found["bail"]:
             self._bailed = f"it bailed out: {one_line(line[found.end() :])}"
         elif found["result"]:
-            self._result(lead, self._parser.parse_line(line[lead:]))
+            self._result(lead, self._parser.parse_line(line[len(found["lead"]) :]))
         else:
             level = self._at(lead)
             if found["plan"]:
@@ -138,11 +140,12 @@ class _Reader:
                 level.plan = int(found["plan"])
 
     def _result(self, lead: int, told: Result) -> None:
-        name = one_line(_name(told), _NAME).replace("/", "|")
+        name, why = _named(told)
+        name = one_line(name, _NAME).replace("/", "|")
         level = self._at(lead, name)
         name = level.names.unused(name)
-        level.parts += [replace(part, name=f"{name}/{part.name}") for part in level.below]
-        level.parts.append(_part(name, told, self._said))
+        level.parts += self._under(name, level.below)
+        level.parts.append(_part(name, told, self._said, why))
         level.told += 1
         level.below, self._said = [], ""
 
@@ -155,7 +158,7 @@ class _Reader:
             self._levels.append(_Level(lead, below))
         else:
             if self._levels[-1].lead < lead:
-                self._problems.append(f"it nests more than {_DEPTH} levels")
+                self._problems.append(_TOO_DEEP)
             self._levels[-1].below += below
         return self._levels[-1]
 
@@ -164,7 +167,14 @@ class _Reader:
         level = self._levels.pop()
         if level.plan not in (None, level.told):
             self._problems.append(f"{name} planned {level.plan} tests and told of {level.told}")
-        return level.parts + [replace(part, name=f"unfinished/{part.name}") for part in level.below + below]
+        return level.parts + self._under("unfinished", level.below + below)
+
+    def _under(self, name: str, parts: list[Part]) -> list[Part]:
+        """*parts* with the name of their parent; not those that are too deep to get one more."""
+        deep = [part.name.count("/") >= _DEPTH for part in parts]
+        if any(deep):
+            self._problems.append(_TOO_DEEP)
+        return [part if so else replace(part, name=f"{name}/{part.name}") for part, so in zip(parts, deep, strict=True)]
 
     def ended(self) -> Output:
         """All that was read; the program ended, or was ended, perhaps in the middle."""
@@ -175,18 +185,21 @@ class _Reader:
         return found
 
 
-def _name(told: Result) -> str:
+def _named(told: Result) -> tuple[str, str]:
+    """The name of a result, and the reason that stands behind the name; empty: none does."""
     if described := one_line(told.description.lstrip("- "), _NAME):
-        return described
+        return described, ""
     if not (named := _NAMED.match(told.directive.text or "")):
-        return f"test {told.number or 0}"
-    return reason["name"] if (reason := _REASON.fullmatch(named["name"])) else named["name"]
+        return f"test {told.number or 0}", ""
+    found = _REASON.fullmatch(named["name"])
+    return (found["name"], found["why"]) if found else (named["name"], "")
 
 
-def _part(name: str, told: Result, said: str) -> Part:
+def _part(name: str, told: Result, said: str, why: str) -> Part:
+    """*said*: the diagnostic line before it; *why*: the reason, where it is not the whole of the directive's text."""
     directive = one_line(told.directive.text or "")
     if told.directive.skip:
-        return Part(name, Outcome.SKIP, one_line(told.directive.reason or "") or "skipped")
+        return Part(name, Outcome.SKIP, one_line(why or told.directive.reason or "") or "skipped")
     if told.ok or _EXPECTED.match(directive):
         return Part(name, Outcome.PASS, directive)
     return Part(name, Outcome.FAIL, one_line(said) or directive or "not ok")
