@@ -28,7 +28,6 @@ const struct kst_op kst_access_ops[] = {{NULL, NULL}};
 const struct kst_op kst_race_ops[] = {{NULL, NULL}};
 const struct kst_op kst_knob_ops[] = {{NULL, NULL}};
 const struct kst_op kst_pin_ops[] = {{NULL, NULL}};
-const struct kst_op kst_held_ops[] = {{NULL, NULL}};
 const struct kst_op kst_vcpu_ops[] = {{NULL, NULL}};
 json_t *kst_kernel_log(void);
 

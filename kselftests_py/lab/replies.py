@@ -236,19 +236,6 @@ class PageFlags(Struct):
     flags: Annotated[list[Count], Meta(max_length=MANY)]
 
 
-class Frames(Struct):
-    """The number of the frame behind each page of 4 KiB; 0 where none is mapped."""
-
-    frames: Annotated[list[Count], Meta(max_length=MANY)]
-
-
-class Held(Struct):
-    """``held``: pages that were migration entries during all of the calls, whose answers ``results`` are."""
-
-    held: Annotated[list[Count], Meta(max_length=512)]
-    results: Annotated[list[Item], Meta(max_length=MANY)]
-
-
 class Drained(Struct):
     """``uffds``: handle of a descriptor, and of what its fork event brought."""
 
