@@ -14,6 +14,7 @@ from msgspec.structs import replace
 from results_factory import record
 
 from kselftests_py import cli, jobs
+from kselftests_py import run as kst_run
 from kselftests_py.errors import HarnessError, UsageError
 from kselftests_py.jobs import runs
 from kselftests_py.kernels import KernelImage
@@ -239,6 +240,21 @@ def test_exact_figures_of_the_same_kernel_are_not_measured_twice(stubbed: Stub) 
     for again in (False, True):
         flow.measure(flow.Plan(str(stubbed.tree), "", (), again), "HEAD")
     assert stubbed.runs == [(["latency"], ["--mode", "exact", "--reuse"]), (["latency"], ["--mode", "exact"])]
+
+
+@pytest.mark.parametrize("options", [(), ("--reuse",)])
+def test_kst_run_takes_figures_measured_before_when_asked_to(
+    monkeypatch: pytest.MonkeyPatch, options: tuple[str, ...]
+) -> None:
+    asked: list[kst_run.Options] = []
+
+    def made_up(wanted: kst_run.Options, _view: object) -> None:
+        asked.append(wanted)
+        raise HarnessError("seen")
+
+    monkeypatch.setattr(kst_run, "run", made_up)
+    CliRunner().invoke(cli.main, ["run", "--mode", "exact", *options])
+    assert [one.reuse for one in asked] == [bool(options)]
 
 
 def test_what_a_build_says_reaches_the_user(stubbed: Stub, capfd: pytest.CaptureFixture[str]) -> None:
