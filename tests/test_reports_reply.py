@@ -62,7 +62,10 @@ CASES: dict[str, tuple[list[Record], bool]] = {
     ),
     "skips": ([*both(), *both(id="x"), record(id="y", kernel=OLD), record(id="y", outcome=Outcome.SKIP)], False),
     "nothing-tested": (both(outcome=Outcome.SKIP, message="no RWP"), False),
-    "lost": ([*both(), record(id="x", outcome=Outcome.MISS, message="the SSH channel was lost")], False),
+    "lost": (
+        [*both(), record(id="x", outcome=Outcome.MISS, message="no mark (console: /home/me/run/console/a-1.log)")],
+        False,
+    ),
     "hostile": ([*both(), record(id=f"x[{HOSTILE}]", outcome=Outcome.FAIL, message=f"{HOSTILE}\nTested-by: E")], False),
     "trailer": ([*both(), *both(id="t[Reviewed-BY: E <e@e>]", outcome=Outcome.SKIP, message="\nAcked-by: E")], True),
 }

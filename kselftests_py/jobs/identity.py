@@ -30,7 +30,7 @@ def identity() -> Identity:
     """The identity of the machine and the installation that this runs in."""
     folders = (_PACKAGE, data_dir("suites"), data_dir("vm_images"))
     code = hashlib.sha256("\n".join([probe_digest(), *(content(each) for each in folders)]).encode())
-    return Identity(code.hexdigest()[:16], _told(qemu_version), _told(build._compiler))
+    return Identity(code.hexdigest()[:16], _told(qemu_version), _told(build.compiler_used))
 
 
 def _told(ask: Callable[[], str]) -> str:

@@ -51,7 +51,7 @@ def resolve(wanted: BuildSpec, progress: Progress) -> KernelImage:
     Raises UsageError for what is wrong with the source, the series or the config; BootError if the kernel does not
     build; HarnessError if a tool is missing or too old, or the disk is full. An interrupted build goes on next time.
     """
-    compiler = _compiler()
+    compiler = compiler_used()
     ours, users = config.read(config.flavour_files(wanted.flavours)), config.read(wanted.configs)
     symbols = config.text(ours | users)
     with source.opened(wanted, progress) as workspace, source.scratch(workspace.folder) as scratch:
@@ -123,7 +123,7 @@ def _cc() -> str:
     return os.environ.get("CC", "gcc")
 
 
-def _compiler() -> str:
+def compiler_used() -> str:
     """What compiles and links, in one line. Raises HarnessError naming the first tool that is missing."""
     versions = []
     for command in (_cc().split()[-1], "ld"):

@@ -12,7 +12,7 @@ from kselftests_py.errors import UsageError
 
 FORMS = (
     "debian:SERIES (as debian:7.3), debian:newest, debian:VERSION, "
-    "image:PATH[,modules=DIR][,config=FILE], cached:DIGEST, host, ssh:[USER@]HOST[:PORT], "
+    "image:PATH[,modules=DIR][,config=FILE][,source=SPEC], cached:DIGEST, host, ssh:[USER@]HOST[:PORT], "
     "source:SERIES or tree:DIR or git:DIR[@REV], with any of +series:PATH, +series:msgid:ID, +config:FILE, +FLAVOUR"
 )
 _KINDS = ("debian", "image", "cached", "host", "ssh", "source", "tree", "git")

@@ -96,8 +96,14 @@ def _write(folder: RunFolder, lines: Iterable[str], verdict: Verdict, *, sign: b
 
 
 def _plain(text: str) -> str:
-    """On one line, in ASCII. A guest's text must not read as a trailer of the mail."""
-    plain = one_line(text, 400).replace("\u2026", "...").encode("ascii", "replace").decode()
+    """On one line, in ASCII. A guest's text must not read as a trailer of the mail; where the console lies on this
+    machine is for who sits at it."""
+    plain = (
+        one_line(re.sub(r" \(console: [^)]*\)", "", text), 400)
+        .replace("\u2026", "...")
+        .encode("ascii", "replace")
+        .decode()
+    )
     return re.sub(r"(?i)-by:", "-by;", plain)
 
 

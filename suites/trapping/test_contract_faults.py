@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import pytest
 
-from kselftests_py.lab import MINOR, MISSING, RWP, RWP_ASYNC, WRITE, Fault, Feature, Subject, Term, ops
+from kselftests_py.lab import MINOR, MISSING, RWP, RWP_ASYNC, WRITE, Fault, Feature, Page, Subject, Term, ops
 from kselftests_py.lab.cases import DISTINCT_KINDS, FILE_KINDS, features, track
 from kselftests_py.lab.constants import PAGEMAP_UFFD_BIT
 from kselftests_py.lab.refusals import answers, check_refusals
@@ -152,6 +152,27 @@ def test_mprotect_keeps_the_trap(subject: Subject, kind: str, part: slice) -> No
     assert uffd.events() == [Fault(region[2], RWP)]
     uffd.resolve(region)
     assert region.changed_pages() == set()
+
+
+@contract("G1")
+@pytest.mark.needs("thp")
+@pytest.mark.control("skip_protect")
+@pytest.mark.parametrize("way", [[READ], [READ, READ_WRITE], [0, READ_WRITE]], ids=["read", "read-back", "none-back"])
+def test_mprotect_keeps_the_trap_of_a_huge_page(subject: Subject, way: list[int]) -> None:
+    """An armed huge page that mprotect leaves whole traps an access; its marker alone does not say so.
+
+    Source: change_huge_pmd(): "preserve RWP protection across mprotect()"; I2, I3.
+    """
+    region = subject.region("anon", 512, thp="always").populate()
+    uffd = subject.uffd(RWP)
+    uffd.register(region, RWP)
+    uffd.protect(region)
+    for prot in way:
+        region.mprotect(prot)
+    if [(start, end) for start, end, _ in subject.pagemap_scan(region, Page.HUGE)] != [(region.addr, region.end)]:
+        pytest.skip("the kernel had no huge page to give")
+    assert subject.actor().read(region[7]).blocked
+    assert uffd.events() == [Fault(region[7], RWP)]
 
 
 @contract("D1")
