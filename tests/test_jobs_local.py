@@ -43,6 +43,21 @@ def test_a_killed_process_is_tried_again_three_times_at_most(
     assert (found.error is None) == (value is not None)
 
 
+def test_a_job_of_two_guests_has_the_place_of_two(tmp_path: Path) -> None:
+    """Not begun beside another, and no other beside it, whatever comes after it in the queue."""
+    log = str(tmp_path / "log")
+    guests = {"a": 1, "wide": 2, "b": 1, "c": 1}
+    work = [jobs.Job(name, jobs_calls.beside, (log, name), vms=vms) for name, vms in guests.items()]
+    found = {one.key: one.value for one in jobs.run(work, at_once=2)}
+    assert (found["a"], found["wide"]) == ([], [])
+    assert {*found["b"], *found["c"]} & {"b", "c"}
+
+
+def test_a_job_of_more_guests_than_there_is_room_for_is_run_all_the_same() -> None:
+    (found,) = jobs.run([jobs.Job("wide", jobs_calls.double, (2,), vms=2)], at_once=1)
+    assert found.value == 4
+
+
 def test_a_job_that_kills_its_process_takes_no_other_along(tmp_path: Path) -> None:
     """Not those beside it, nor those that have not begun."""
     calls = str(tmp_path / "calls")

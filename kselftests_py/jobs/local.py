@@ -18,13 +18,14 @@ from kselftests_py.jobs.job import ATTEMPTS, Finished, Job, died, perform
 
 
 def run(work: Sequence[Job], at_once: int) -> Iterator[Finished]:
-    """Run every job, *at_once* at a time, each in a pool of one process: whose process dies takes no other along."""
+    """Run every job, with *at_once* guests at a time, each in a pool of one process: whose process dies takes no other
+    along. A job of more guests than that runs alone."""
     queue = deque((job, 1) for job in work)
     free = [_pool() for _ in range(min(at_once, len(work)))]
     running: dict[Future[Finished], tuple[Job, int, ProcessPoolExecutor]] = {}
     try:
         while queue or running:
-            while queue and free:
+            while queue and free and (not running or _guests(running) + queue[0][0].vms <= at_once):
                 (job, attempt), pool = queue.popleft(), free.pop()
                 running[pool.submit(_in_process, job, platform.node())] = job, attempt, pool
             for future in wait(running, return_when=FIRST_COMPLETED).done:
@@ -45,6 +46,10 @@ def run(work: Sequence[Job], at_once: int) -> Iterator[Finished]:
     finally:
         for pool in [*free, *(pool for _, _, pool in running.values())]:
             pool.shutdown(cancel_futures=True)
+
+
+def _guests(running: dict[Future[Finished], tuple[Job, int, ProcessPoolExecutor]]) -> int:
+    return sum(job.vms for job, *_ in running.values())
 
 
 def _pool() -> ProcessPoolExecutor:
