@@ -142,14 +142,15 @@ def run(options: Options, view: TerminalView) -> tuple[RunFolder, Verdict]:
     :raises HarnessError: a kernel or the run folder is not to be had.
     """
     folders = _suite_folders(options.suites)
+    names = [Path(folder).name for folder in folders]
     specs, baselines = _kernels(options, view.note)
     targets = kst_session.targets(specs, baselines, view, twice=options.blocks > 0)
     for one in targets:
         one.lie = options.lie if one.entry.role == "kernel" else ""
     for kernel in [one.kernel for one in targets if isinstance(one.kernel, KernelImage)]:
-        for line in needs.tell(kernel, [Path(folder).name for folder in folders]):
+        for line in needs.tell(kernel, names):
             view.note(line)
-    _check_sources(targets, [Path(folder).name for folder in folders], view.note)
+    _check_sources(targets, names, view.note)
     folder = RunFolder.create(options.out)
     settings = Settings(options.accel, options.cpus, options.memory, options.timeout)
     shown = {name: str(value) if isinstance(value, Path) else value for name, value in asdict(options).items()}

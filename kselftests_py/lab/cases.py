@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from kselftests_py.lab import ops
-from kselftests_py.lab.constants import RWP, RWP_ASYNC, WP, WP_ASYNC, WP_SHMEM, Feature, Term
+from kselftests_py.lab.constants import RWP, RWP_ASYNC, WP, WP_ASYNC, WP_SHMEM, Feature, Page, Term
 from kselftests_py.lab.errors import KernelRefused
 from kselftests_py.lab.region import Region
 from kselftests_py.lab.subject import Subject
@@ -19,6 +19,9 @@ FILE_KINDS: list[Any] = ["shmem", "tmpfs", pytest.param("hugetlb", marks=pytest.
 """Shared memory, which can be mapped twice, for ``parametrize("kind", FILE_KINDS)``."""
 KINDS: list[Any] = ["anon", *FILE_KINDS]
 """All memory that userfaultfd protects."""
+
+HUGE = 512
+"""Pages of a huge one."""
 
 DISTINCT_KINDS: list[Any] = [kind for kind in KINDS if kind != "tmpfs"]
 """One of each kind that the kernel treats in its own way: a memfd is a file on tmpfs."""
@@ -67,3 +70,16 @@ def skipped_if_unavailable(tried: bool) -> Iterator[None]:
         if not tried or refused.name != "EOPNOTSUPP":
             raise
         pytest.skip(str(refused))
+
+
+def huge(subject: Subject, pages: int = HUGE, *, populate: bool = True) -> Region:
+    """Anonymous memory in huge pages (not populated: the huge zero page); where there is none, the test is skipped."""
+    region = subject.region("anon", pages, thp="always")
+    if populate:
+        region.populate()
+    else:
+        assert subject.actor().read(region[0]).done
+    found = subject.pagemap_scan(region[:1], Page.PRESENT, Page.PRESENT | Page.HUGE)
+    if not found or not found[0][2] & Page.HUGE:
+        pytest.skip("the kernel had no huge page to give")
+    return region

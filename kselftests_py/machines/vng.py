@@ -120,10 +120,10 @@ def vng_command(image: KernelImage, boot: BootRoot, options: GuestOptions) -> li
     else:
         # Two nodes of half the memory each (CONFIG_NUMA_EMU), to migrate between; and swap, see start.sh.
         append += ["numa=fake=2", "kst=functional"]
-    if options.accelerator == "tcg" and not options.exact:
-        # A QEMU that gets no time while the kernel counts its first timer interrupts makes it panic: "IO-APIC + timer
-        # doesn't work!". A guest of KVM does not count, either (paravirt_ops_setup() in arch/x86/kernel/kvm.c).
-        append += ["no_timer_check"]
+        if options.accelerator == "tcg":
+            # A QEMU that gets no time while the kernel counts its first timer interrupts makes it panic: "IO-APIC +
+            # timer doesn't work!". A guest of KVM does not count, either (paravirt_ops_setup(), arch/x86/kernel/kvm.c).
+            append += ["no_timer_check"]
     if options.exact or options.accelerator == "tcg":
         # Under TCG with two vCPUs QEMU 7.2 froze boots around the HPET; with the TSC trusted and no HPET it did not.
         qemu += ["-machine hpet=off"]

@@ -213,7 +213,7 @@ def pytest_runtest_protocol(item: pytest.Item, nextitem: pytest.Item | None) -> 
     for one in everything:
         run.listener.test_finished(one)
         if (run.fail_fast or item.config.getoption("maxfail") == 1) and (
-            (one.counts_as_failure and not one.unexpected_pass) or one.outcome in (Outcome.ERROR, Outcome.MISS)
+            one.failed or one.outcome in (Outcome.ERROR, Outcome.MISS)
         ):
             item.session.shouldfail = f"{one.id}: {one.outcome}"  # a crash found in the log is no failure for pytest
     return result

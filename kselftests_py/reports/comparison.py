@@ -157,7 +157,7 @@ def build(records: Sequence[Record], manifest: Manifest) -> list[Table]:
     """The tables of a run: exact first, then wall, then counts; empty if nothing was measured."""
     groups: dict[tuple[str, str, bool], dict[tuple[tuple[str, str, str, str], str], dict[Column, list[Metric]]]]
     groups = defaultdict(lambda: defaultdict(lambda: defaultdict(list)))
-    baselines = {entry.label for entry in manifest.kernels if entry.role == "baseline"}
+    baselines = manifest.labels("baseline")
     for record in records:
         for metric in record.metrics:
             if metric.labels.get("path") in (OVERHEAD, KERNEL_ACCESS, WATERFALL):

@@ -58,8 +58,8 @@ def write_reviewed(folder: RunFolder, command: Sequence[str], seen: Compared, ve
         *_figures(seen.changed, seen),
     ]
     # What fails on both kernels is not the series' fault, but nothing to put one's name under.
-    under_test = [record for entry in manifest.kernels if entry.role == "kernel" for record in _of(records, entry)]
-    return _write(folder, lines, verdict, sign=not any(_failed(record) for record in under_test))
+    failed = {record.kernel for record in records if record.failed}
+    return _write(folder, lines, verdict, sign=failed.isdisjoint(manifest.labels("kernel")))
 
 
 def write_reproduced(folder: RunFolder, read: Capsule, seen: Reproduction, verdict: Verdict) -> Path:
@@ -98,12 +98,8 @@ def _write(folder: RunFolder, lines: Iterable[str], verdict: Verdict, *, sign: b
 def _plain(text: str) -> str:
     """On one line, in ASCII. A guest's text must not read as a trailer of the mail; where the console lies on this
     machine is for who sits at it."""
-    plain = (
-        one_line(re.sub(r" \(console: [^)]*\)", "", text), 400)
-        .replace("\u2026", "...")
-        .encode("ascii", "replace")
-        .decode()
-    )
+    told = one_line(re.sub(r" \(console: [^)]*\)", "", text), 400)
+    plain = told.replace("\u2026", "...").encode("ascii", "replace").decode()
     return re.sub(r"(?i)-by:", "-by;", plain)
 
 
@@ -170,8 +166,8 @@ def _counts(records: Sequence[Record]) -> str:
 
 def _failures(manifest: Manifest, records: Sequence[Record], base: str, head: str) -> list[str]:
     """Every failure by name, told apart from what fails on the baseline too; *base* and *head* name the two."""
-    baselines = {entry.label for entry in manifest.kernels if entry.role == "baseline"}
-    failed = [record for record in records if _failed(record)]
+    baselines = manifest.labels("baseline")
+    failed = [record for record in records if record.failed]
     before = {record.id for record in failed if record.kernel in baselines}
     now = [record for record in failed if record.kernel not in baselines]
     lines: list[str] = []
@@ -197,13 +193,9 @@ def _failures(manifest: Manifest, records: Sequence[Record], base: str, head: st
     return lines if failed else ["No test failed.", "", *lines]
 
 
-def _failed(record: Record) -> bool:
-    return record.counts_as_failure and not record.unexpected_pass
-
-
 def _skips(manifest: Manifest, records: Sequence[Record]) -> list[str]:
     """What was not tested, and why: a skip is not a pass."""
-    under_test = {entry.label for entry in manifest.kernels if entry.role == "kernel"}
+    under_test = manifest.labels("kernel")
     reasons: dict[str, int] = {}
     for record in records:
         if record.kernel in under_test and record.outcome in ("SKIP", "MISS", "ERROR"):

@@ -59,3 +59,7 @@ class Manifest(msgspec.Struct, kw_only=True):
     def kernel(self, label: str) -> KernelEntry | None:
         """The kernel of that label, or None."""
         return next((entry for entry in self.kernels if entry.label == label), None)
+
+    def labels(self, role: Literal["kernel", "baseline"]) -> list[str]:
+        """Of the kernels under test, or of what they are compared with."""
+        return [entry.label for entry in self.kernels if entry.role == role]

@@ -121,6 +121,11 @@ class Record(msgspec.Struct, frozen=True, kw_only=True):
             return True
         return self.unexpected_pass or (self.outcome is Outcome.FAIL and not self.expected_failure)
 
+    @property
+    def failed(self) -> bool:
+        """The kernel failed it: a failure, and not one that is missing where a finding has it."""
+        return self.counts_as_failure and not self.unexpected_pass
+
     def bounded(self) -> Record:
         """The same record with its text cut to the schema's bounds."""
         return msgspec.structs.replace(

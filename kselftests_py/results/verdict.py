@@ -46,7 +46,7 @@ def judge(records: Sequence[Record], manifest: Manifest) -> Verdict:
     A kernel under test that failed outranks one that did not boot, which outranks a baseline that failed, which
     outranks a harness that broke. A kernel under test on which nothing passed or was measured has not passed.
     """
-    baselines = {entry.label for entry in manifest.kernels if entry.role == "baseline"}
+    baselines = manifest.labels("baseline")
     failed = [record for record in records if record.counts_as_failure]
     if any(record.kernel not in baselines for record in failed):
         return Verdict(_worst(failed), _sentence(failed, "failed"), 1)
@@ -67,7 +67,7 @@ def judge(records: Sequence[Record], manifest: Manifest) -> Verdict:
 def of_commit(records: Sequence[Record], manifest: Manifest) -> Verdict:
     """The verdict of the kernel under test alone, for a bisection: nothing of its baseline, and a test that passes
     against its finding passes, as the commits from the one on that mended it are not bad for it."""
-    baselines = {entry.label for entry in manifest.kernels if entry.role == "baseline"}
+    baselines = manifest.labels("baseline")
     ours = [record for record in records if record.kernel not in baselines]
     return judge([msgspec.structs.replace(one, finding="") if one.unexpected_pass else one for one in ours], manifest)
 
@@ -82,9 +82,9 @@ def unjudged(records: Sequence[Record], manifest: Manifest) -> Verdict | None:
     broken = [record for record in records if record.outcome in (Outcome.ERROR, Outcome.MISS)]
     if broken:
         return Verdict("BROKEN", _sentence(broken, "could not be judged"), 3)
-    baselines = {entry.label for entry in manifest.kernels if entry.role == "baseline"}
-    under_test = [entry.label for entry in manifest.kernels if entry.role == "kernel"]
-    tested = {record.kernel for record in records if record.outcome in _SUCCEEDED} - baselines
+    baselines = manifest.labels("baseline")
+    under_test = manifest.labels("kernel")
+    tested = {record.kernel for record in records if record.outcome in _SUCCEEDED}.difference(baselines)
     untested = [label for label in under_test if label not in tested]
     if untested or not tested:
         why = "every test was skipped" if records else "no test ran"

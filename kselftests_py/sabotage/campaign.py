@@ -207,7 +207,7 @@ def noticed(kernel: str, suites: Sequence[str]) -> Seen:
 
 def _first(records: Sequence[Record]) -> Record | None:
     """The first that failed; a test that passes against its finding noticed nothing."""
-    return next((record for record in records if record.counts_as_failure and not record.unexpected_pass), None)
+    return next((record for record in records if record.failed), None)
 
 
 def _dearer(kernel: str, figures: list[Record]) -> Seen:

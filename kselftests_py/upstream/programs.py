@@ -13,7 +13,7 @@ import filelock
 
 from kselftests_py import paths
 from kselftests_py.errors import HarnessError, UsageError
-from kselftests_py.kernels import KernelImage, RunningKernel, series, source, store
+from kselftests_py.kernels import KernelImage, RunningKernel, build, series, source, store
 from kselftests_py.kernels.spec import BuildSpec, parse
 
 PROGRAMS = ("uffd-unit-tests", "uffd-wp-mremap", "uffd-stress", "pagemap_ioctl")
@@ -54,8 +54,8 @@ def built(kernel: KernelImage | RunningKernel, progress: Callable[[str], None]) 
         assert isinstance(kernel, KernelImage)
         tree = workspace.git("rev-parse", f"{workspace.base}^{{tree}}")
         _check_same(kernel, wanted, workspace.provenance, tree)
-        found = [series.collect(each, _made(scratch / str(at)), progress) for at, each in enumerate(wanted.series)]
-        parts = [tree, *(series.digest(files) for files in found)]
+        patches = build.collect(wanted, scratch, progress)
+        parts = [tree, *(series.digest(files) for _, files in patches)]
         key = hashlib.sha256(" ".join([*parts, *PROGRAMS]).encode()).hexdigest()[:24]
         folder = paths.cache_dir().absolute() / "upstream" / key
         folder.parent.mkdir(parents=True, exist_ok=True)
@@ -63,18 +63,13 @@ def built(kernel: KernelImage | RunningKernel, progress: Callable[[str], None]) 
             if not folder.is_dir():
                 progress(f"building the kernel's own selftests from {wanted.spec}")
                 began = time.monotonic()
-                workspace.lay_out(workspace.base)
-                for each, files in zip(wanted.series, found, strict=True):
-                    series.apply(workspace, f"+series:{each}", files)
-                _build(workspace.src, scratch / "headers", _made(scratch / "programs"))
-                (scratch / "programs").rename(folder)
+                build.lay_out(wanted, workspace, workspace.base, patches)
+                programs = scratch / "programs"
+                programs.mkdir()
+                _build(workspace.src, scratch / "headers", programs)
+                programs.rename(folder)
                 progress(f"built them in {time.monotonic() - began:.0f} s")
     return {name: folder / name for name in PROGRAMS if (folder / name).is_file()}
-
-
-def _made(folder: Path) -> Path:
-    folder.mkdir()
-    return folder
 
 
 def _check_same(kernel: KernelImage, wanted: BuildSpec, found: dict[str, str], tree: str) -> None:

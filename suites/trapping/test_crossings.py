@@ -11,14 +11,13 @@ from dataclasses import replace
 import pytest
 
 from kselftests_py.lab import Fault, KernelRefused, Region, Subject, ops
-from kselftests_py.lab.cases import DISTINCT_KINDS, track
+from kselftests_py.lab.cases import DISTINCT_KINDS, HUGE, huge, track
 from kselftests_py.lab.constants import MISSING, RWP, RWP_ASYNC, WRITE, Feature, Page
 
 pytestmark = pytest.mark.needs("rwp")
 contract = pytest.mark.contract
 NONE, READ, READ_WRITE = 0, 1, 3
 MAYMOVE_FIXED = 3
-HUGE = 512
 
 
 def paged_out(subject: Subject, region: Region) -> None:
@@ -26,19 +25,6 @@ def paged_out(subject: Subject, region: Region) -> None:
     subject.call(ops.settle(region.addr))
     region.madvise("PAGEOUT")
     assert region.pages_with(Page.SWAPPED) == set(range(len(region)))
-
-
-def huge(subject: Subject, pages: int = HUGE, *, populate: bool = True) -> Region:
-    """Anonymous memory in huge pages (not populated: the huge zero page); where there is none, the test is skipped."""
-    region = subject.region("anon", pages, thp="always")
-    if populate:
-        region.populate()
-    else:
-        assert subject.actor().read(region[0]).done
-    found = subject.pagemap_scan(region[:1], Page.PRESENT, Page.PRESENT | Page.HUGE)
-    if not found or not found[0][2] & Page.HUGE:
-        pytest.skip("the kernel had no huge page to give")
-    return region
 
 
 @contract("I3")
