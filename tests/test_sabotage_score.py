@@ -80,7 +80,7 @@ def record(name: str, outcome: Outcome, finding: str = "") -> Record:
 )
 def test_only_a_failed_test_notices(monkeypatch: pytest.MonkeyPatch, code: int, records: list[Record], by: str) -> None:
     monkeypatch.setattr(runs, "run", lambda *_: (runs.Told("X", "why", code), records))
-    assert campaign.noticed("image:x", campaign.OURS).by == by
+    assert campaign.noticed("image:x", campaign.OURS, 1).by == by
 
 
 @pytest.mark.parametrize(
@@ -99,7 +99,7 @@ def test_who_could_not_look_has_seen_nothing(monkeypatch: pytest.MonkeyPatch, co
     """It is no survivor."""
     monkeypatch.setattr(runs, "run", lambda *_: (runs.Told("WORD", "why it is so", code), records))
     with pytest.raises(HarnessError, match="trapping eviction idle: WORD: why it is so"):
-        campaign.noticed("image:x", campaign.OURS)
+        campaign.noticed("image:x", campaign.OURS, 1)
 
 
 def measured(cost: float, outcome: Outcome = Outcome.DONE) -> Record:
@@ -137,7 +137,7 @@ def test_what_stops_the_first_run_is_tried_to_the_end(monkeypatch: pytest.Monkey
         return runs.Told("FAIL", "why", 1), [broken, noticing]
 
     monkeypatch.setattr(runs, "run", run)
-    assert campaign.noticed("image:x", campaign.OURS).by == "b"
+    assert campaign.noticed("image:x", campaign.OURS, 1).by == "b"
 
 
 PIN = bench.Pinned("source:7.3", "tree", "CONFIG_KSM=y\n")
@@ -155,7 +155,7 @@ def bare(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> list[str]:
             seen = {which: Seen(which[0], "FAIL") for which in job.args[3]}
             yield jobs.Finished(job.key, Attempt("", seen, 1.0, OURS))
 
-    def clean(_campaign: object, _pin: object, when: str, _note: object, **_: object) -> list[Record]:
+    def clean(_campaign: object, _pin: object, _defects: object, when: str, _note: object) -> list[Record]:
         attempted.append(when)
         return []
 
@@ -193,7 +193,7 @@ def test_verdicts_count_only_once_the_clean_kernel_passes_after_them(
 ) -> None:
     """A campaign that was stopped before that, or whose clean kernel failed, ends only with it, if all is known too."""
 
-    def clean(_campaign: object, _pin: object, when: str, *_: object, **__: object) -> list[Record]:
+    def clean(_campaign: object, _pin: object, _defects: object, when: str, _note: object) -> list[Record]:
         bare.append(when)
         if when == "after":
             raise HarnessError("the clean kernel does not pass")
@@ -320,12 +320,20 @@ def bound(options: list[str]) -> int:
 
 def test_a_broken_kernel_has_twice_the_time_of_the_clean_one(asked: list[tuple[str, list[str]]]) -> None:
     """It runs beside others: what the clean kernel passes in its time is no hang because the machine is shared."""
-    campaign._clean(campaign.Campaign("source:7.3", []), PIN, "before", lambda _: None)
+    campaign._clean(campaign.Campaign("source:7.3", []), PIN, [defect("a")], "before", lambda _: None)
     campaign.attempt(PIN, defect("a"), [], ["ours", "upstream"])
     clean, broken = asked[:2], asked[2:]
     assert [suite for suite, _ in clean] == [suite for suite, _ in broken] == ["trapping", "upstream"]
     for (_, before), (_, after) in zip(clean, broken, strict=True):
         assert bound(after) == 2 * bound(before)
+
+
+def test_what_races_has_two_cpus_on_the_clean_kernel_too(asked: list[tuple[str, list[str]]]) -> None:
+    race = defect("a", kind="race")
+    campaign.attempt(PIN, race, [], ["ours", "upstream"])
+    campaign._clean(campaign.Campaign("source:7.3", []), PIN, [race, defect("b")], "after", lambda _: None)
+    cpus = [(suite, options[options.index("--cpus") + 1]) for suite, options in asked]
+    assert cpus == [(suite, count) for count in "212" for suite in ("trapping", "upstream")]
 
 
 def test_upstreams_failure_to_run_leaves_our_verdict(
@@ -360,7 +368,7 @@ def test_a_full_disk_is_one_line(
 def test_what_was_found_is_told_if_the_clean_kernel_fails_afterwards(
     bare: list[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    def clean(_campaign: object, _pin: object, when: str, *_: object, **__: object) -> list[Record]:
+    def clean(_campaign: object, _pin: object, _defects: object, when: str, _note: object) -> list[Record]:
         if when == "after":
             raise HarnessError("the clean kernel does not pass after the broken ones")
         return []

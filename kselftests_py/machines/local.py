@@ -8,7 +8,7 @@ from pathlib import Path
 
 from kselftests_py.lab.channel import Channel, ChannelTimeout
 from kselftests_py.lab.native import NativeChannel
-from kselftests_py.machines.machine import Loss, MachineInfo, MachineLost
+from kselftests_py.machines.machine import Enough, Loss, MachineInfo, MachineLost
 
 
 class LocalHost:
@@ -26,7 +26,9 @@ class LocalHost:
         assert self._channel is not None, "start() comes first"
         return self._channel
 
-    def run(self, command: str, timeout: float) -> tuple[int, str]:
+    def run(
+        self, command: str, timeout: float, *, quiet: float | None = None, until: Enough | None = None
+    ) -> tuple[int, str]:
         done = subprocess.run(["sh", "-c", command], capture_output=True, text=True, timeout=timeout, check=False)
         return done.returncode, (done.stdout + done.stderr)[:65_536]
 

@@ -7,6 +7,7 @@ decides between CRASH, HANG and MISS (docs/architecture.md).
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
@@ -14,6 +15,11 @@ from typing import Protocol
 
 from kselftests_py.errors import BootError, HarnessError
 from kselftests_py.lab.channel import Channel
+
+Enough = Callable[[bytes], object]
+"""Asked of a command's output so far: true if no more of it is wanted."""
+LEFT = -1
+"""The exit code of a command that was left before its end."""
 
 
 class Loss(StrEnum):
@@ -69,8 +75,14 @@ class Machine(Protocol):
         """The probe's channel (opened by :meth:`start`)."""
         ...
 
-    def run(self, command: str, timeout: float) -> tuple[int, str]:
-        """Run a shell command on it; the exit code and at most 64 KiB of output."""
+    def run(
+        self, command: str, timeout: float, *, quiet: float | None = None, until: Enough | None = None
+    ) -> tuple[int, str]:
+        """Run a shell command on it; the exit code and at most 64 KiB of output.
+
+        A command that says nothing for *quiet* seconds hangs; one whose output is *until* enough is left alone, with
+        ``LEFT`` as its code. The host's own shell knows neither.
+        """
         ...
 
     def put(self, file: Path) -> str:

@@ -14,7 +14,7 @@ import paramiko
 from kselftests_py.errors import HarnessError
 from kselftests_py.kernels import RunningKernel
 from kselftests_py.lab.channel import Channel, ChannelGarbage, ChannelLost, ChannelTimeout
-from kselftests_py.machines.machine import Loss, MachineInfo, MachineLost
+from kselftests_py.machines.machine import LEFT, Enough, Loss, MachineInfo, MachineLost
 from kselftests_py.machines.stream import StreamChannel
 
 _MAX_OUTPUT = 65_536
@@ -45,27 +45,46 @@ class SshConnection:
             raise
         return SshConnection(transport)
 
-    def run(self, command: str, timeout: float, stdin: bytes = b"") -> tuple[int, str]:
-        """Exit code and bounded output of a shell command; :raises ChannelTimeout, ChannelLost:"""
+    def run(
+        self,
+        command: str,
+        timeout: float,
+        stdin: bytes = b"",
+        *,
+        quiet: float | None = None,
+        until: Enough | None = None,
+    ) -> tuple[int, str]:
+        """Exit code and bounded output of a shell command, as :meth:`Machine.run`.
+
+        :raises ChannelTimeout: it has not ended in time, or has said nothing for *quiet* seconds. :raises ChannelLost:
+        """
         session = self._session(timeout)
         session.set_combine_stderr(True)
         deadline = time.monotonic() + timeout
         output = b""
+        silent = False
         try:
             session.exec_command(command)
             session.sendall(stdin)
             session.shutdown_write()
             while True:
-                session.settimeout(max(0.001, deadline - time.monotonic()))
+                left = max(0.001, deadline - time.monotonic())
+                silent = quiet is not None and quiet < left
+                session.settimeout(quiet if silent else left)
                 got = session.recv(65_536)
                 if not got:
                     break
                 output = (output + got)[:_MAX_OUTPUT]  # the rest is read and dropped, so that the command can end
+                if until is not None and until(output):
+                    return LEFT, output.decode("utf-8", "replace")
             if not session.status_event.wait(max(0.001, deadline - time.monotonic())):
                 raise TimeoutError
             return session.exit_status, output.decode("utf-8", "replace")
         except TimeoutError:
-            raise ChannelTimeout(f"no end of '{command}' within {timeout:.0f} s", output) from None
+            awaited = (
+                f"a word of '{command}' for {quiet:.0f} s" if silent else f"end of '{command}' within {timeout:.0f} s"
+            )
+            raise ChannelTimeout(f"no {awaited}", output) from None
         except (OSError, paramiko.SSHException) as error:
             raise ChannelLost(f"'{command}' broke off: {error}", output) from None
         finally:
@@ -147,9 +166,11 @@ class SshHost:
         assert self._channel is not None, "start() comes first"
         return self._channel
 
-    def run(self, command: str, timeout: float) -> tuple[int, str]:
+    def run(
+        self, command: str, timeout: float, *, quiet: float | None = None, until: Enough | None = None
+    ) -> tuple[int, str]:
         assert self._connection is not None, "start() comes first"
-        return self._connection.run(command, timeout)
+        return self._connection.run(command, timeout, quiet=quiet, until=until)
 
     def diagnose(self, error: Exception) -> MachineLost:
         if isinstance(error, ChannelGarbage):

@@ -24,7 +24,7 @@ from kselftests_py.lab.channel import Channel, ChannelGarbage, ChannelLost, Chan
 from kselftests_py.machines.guest_root import BootRoot, boot_root
 from kselftests_py.machines.kernel_log import clean, find_splat, lost_code_patch
 from kselftests_py.machines.keys import RunKeys
-from kselftests_py.machines.machine import BootPanic, Loss, MachineInfo, MachineLost, NeverUp
+from kselftests_py.machines.machine import BootPanic, Enough, Loss, MachineInfo, MachineLost, NeverUp
 from kselftests_py.machines.ssh import SshConnection
 from kselftests_py.machines.stream import StreamChannel
 
@@ -127,6 +127,10 @@ def vng_command(image: KernelImage, boot: BootRoot, options: GuestOptions) -> li
     if options.exact or options.accelerator == "tcg":
         # Under TCG with two vCPUs QEMU 7.2 froze boots around the HPET; with the TSC trusted and no HPET it did not.
         qemu += ["-machine hpet=off"]
+        if not options.exact and options.cpus == 1:
+            # A machine that can never have a second CPU runs an atomic read-modify-write as a load and a store, so its
+            # page fault is a read's (QEMU drops CF_PARALLEL). One that could have two keeps it whole.
+            qemu += ["-smp cpus=1,maxcpus=2"]
         append += ["tsc=reliable"]
         command += ["--disable-kvm"]
     virtiofs = image.config_value("CONFIG_VIRTIO_FS") and shutil.which(
@@ -303,11 +307,13 @@ class VngGuest:
         assert self._channel is not None, "start() comes first"
         return self._channel
 
-    def run(self, command: str, timeout: float) -> tuple[int, str]:
+    def run(
+        self, command: str, timeout: float, *, quiet: float | None = None, until: Enough | None = None
+    ) -> tuple[int, str]:
         assert self._boot is not None, "start() comes first"
         if self._connection is None:  # most tests need no shell, and the handshake takes half a second without KVM
             self._connection = self._connect(self._boot.keys)
-        return self._connection.run(command, timeout)
+        return self._connection.run(command, timeout, quiet=quiet, until=until)
 
     def put(self, file: Path) -> str:
         assert self._boot is not None, "start() comes first"
