@@ -26,8 +26,14 @@ static json_t *op_subject_new(struct kst_agent *agent, const json_t *args)
 {
 	struct kst_link *link;
 	json_t *reply = NULL;
+	bool one;
+	int err;
 
-	(void)args;
+	if (!kst_arg_bool_or(args, "one_cpu", false, &one, &reply))
+		return reply;
+	err = kst_cpus_place(one); /* the agent too, which passes on each request: the subject inherits it */
+	if (err)
+		return kst_errno(err, "sched_setaffinity");
 	link = kst_link_new(agent, &reply);
 	if (!link)
 		return reply;

@@ -3,7 +3,6 @@
 #define _GNU_SOURCE
 #include <errno.h>
 #include <fcntl.h>
-#include <sched.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -171,13 +170,6 @@ static bool there(const char *path)
 	return access(path, F_OK) == 0;
 }
 
-static int usable_cpus(void)
-{
-	cpu_set_t set;
-
-	return sched_getaffinity(0, sizeof(set), &set) ? 1 : CPU_COUNT(&set);
-}
-
 /* Whether `word` is in the first line of a file. */
 static bool says(const char *path, const char *word)
 {
@@ -221,7 +213,7 @@ json_t *kst_caps(void)
 			 can.accessed, "page_idle", there("/sys/kernel/mm/page_idle/bitmap"), "lru_gen",
 			 there("/sys/kernel/mm/lru_gen/enabled"), "damon", there("/sys/kernel/mm/damon/admin"),
 			 "soft_dirty", can.soft_dirty, "swap", info.totalswap > 0, "thp",
-			 *thp && !strstr(thp, "[never]"), "hugetlb_free", atoi(huge), "cpus", usable_cpus(),
+			 *thp && !strstr(thp, "[never]"), "hugetlb_free", atoi(huge), "cpus", kst_cpus(),
 			 "nodes", there("/sys/devices/system/node/node1") ? 2 : 1, "clocksource", clock, "kvm",
 			 kst_vcpu_missing());
 	json_object_update_new(all, more_caps());

@@ -229,7 +229,7 @@ static json_t *op_settle(struct kst_subject *s, const json_t *args)
 	if (scratch == MAP_FAILED)
 		return kst_errno(errno, "mmap");
 	for (int cpu = 0; cpu < CPU_SETSIZE; cpu++) {
-		if (!CPU_ISSET(cpu, &before))
+		if (!kst_cpus_has(cpu))
 			continue;
 		CPU_ZERO(&one);
 		CPU_SET(cpu, &one);

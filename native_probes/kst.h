@@ -90,6 +90,12 @@ json_t *kst_caps(void);
 /* Names of the knobs of knobs.c that can be used here. */
 json_t *kst_knobs(void);
 
+/* CPUs that this process was given, whatever it uses of them now (cpus.c). */
+int kst_cpus(void);
+bool kst_cpus_has(int cpu);
+/* Run on one of them, or on all again; threads and processes made from here on inherit it. 0 or an errno. */
+int kst_cpus_place(bool one);
+
 /* True when pins.c can pin pages: there is io_uring. */
 bool kst_can_pin(void);
 

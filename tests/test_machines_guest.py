@@ -13,6 +13,9 @@ import pytest
 
 from kselftests_py.errors import BootError
 from kselftests_py.kernels import KernelImage, resolve
+from kselftests_py.lab import RWP, WRITE, Fault, Lab
+from kselftests_py.lab.build import agent as probe
+from kselftests_py.lab.cases import track
 from kselftests_py.lab.channel import ChannelError
 from kselftests_py.machines.machine import BootPanic, Loss, NeverUp
 from kselftests_py.machines.vng import GuestOptions, VngGuest
@@ -155,3 +158,16 @@ def test_kernel_that_cannot_be_a_guest_is_refused_before_the_boot(
     kernel = KernelImage(image.spec, image.release, image.vmlinuz, None, path, image.digest, {})
     with pytest.raises(BootError, match=told):
         make_guest(kernel=kernel).start()
+
+
+def test_a_read_modify_write_is_one_access_on_one_cpu_too(make_guest: MakeGuest) -> None:
+    """QEMU runs it as a load and a store where there is nobody to see it: its fault would be a read's."""
+    guest = make_guest(probe(), GuestOptions(cpus=1))
+    guest.start()
+    lab = Lab(guest.channel())
+    assert lab.caps().raw.cpus == 1
+    with lab.subject() as subject:
+        region, uffd = track(subject, "anon", "rwp", "sync", pages=2)
+        uffd.protect(region)
+        assert subject.actor().access("rmw", region[1], value=1).blocked
+        assert uffd.events() == [Fault(region[1], RWP | WRITE)]

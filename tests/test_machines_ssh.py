@@ -18,8 +18,8 @@ from kselftests_py.errors import HarnessError
 from kselftests_py.kernels import RunningKernel, resolve
 from kselftests_py.lab import Lab
 from kselftests_py.lab.build import agent
-from kselftests_py.lab.channel import ChannelError
-from kselftests_py.machines.machine import Loss
+from kselftests_py.lab.channel import ChannelError, ChannelTimeout
+from kselftests_py.machines.machine import LEFT, Loss
 from kselftests_py.machines.ssh import SshHost
 from kselftests_py.results import RunFolder
 
@@ -76,6 +76,21 @@ def test_probe_is_copied_and_driven(sshd: RunningKernel) -> None:
             region = subject.region("anon", pages=2).populate()
             assert region.changed_pages() == set()
         assert host.run("echo over there; exit 7", 20) == (7, "over there\n")
+        host.stop()
+
+
+def test_a_command_is_left_once_it_has_said_enough_and_a_silent_one_hangs(sshd: RunningKernel) -> None:
+    host = SshHost(sshd, agent())
+    host.start()
+    try:
+        assert host.run("echo one two; exec sleep 600", 60, until=lambda said: b"two" in said) == (LEFT, "one two\n")
+        assert host.run("echo one; exit 3", 60, until=lambda said: b"two" in said, quiet=30) == (3, "one\n")
+        with pytest.raises(ChannelTimeout, match="no word of 'echo one; exec sleep 600' for 1 s") as silent:
+            host.run("echo one; exec sleep 600", 60, quiet=1)
+        with pytest.raises(ChannelTimeout, match="no end of 'echo one; exec sleep 600' within 1 s") as endless:
+            host.run("echo one; exec sleep 600", 1, quiet=60)
+        assert silent.value.output == endless.value.output == b"one\n"
+    finally:
         host.stop()
 
 

@@ -220,6 +220,19 @@ def test_numbers_of_subjects_are_not_used_again(agent: Agent) -> None:
     assert agent.subject().number > first.number
 
 
+def test_a_subject_shares_one_cpu_where_that_is_asked_for(agent: Agent) -> None:
+    """It, what it makes, and the agent that passes on its requests; the next subject has all again."""
+
+    def cpus(pid: int) -> set[int]:
+        return os.sched_getaffinity(pid)
+
+    given = cpus(agent.process.pid)
+    one = agent.call(op="subject_new", one_cpu=True)["result"]["pid"]
+    assert cpus(one) == cpus(agent.process.pid) == {min(given)}
+    assert agent.call(op="caps")["result"]["cpus"] == len(given)
+    assert cpus(agent.subject().pid) == cpus(agent.process.pid) == given
+
+
 def test_too_many_subjects_are_refused() -> None:
     with running_agent() as agent:
         replies = [agent.call(op="subject_new") for _ in range(257)]

@@ -55,9 +55,9 @@ class Lab:
         """The kernel's log since the last call; the first call starts at its end. Texts are as the guest wrote them."""
         return self.call(ops.kernel_log())
 
-    def new_subject(self) -> Subject:
-        """A fresh process of the probe. Whoever takes it ends it (``Subject.end``)."""
-        new = self.call(ops.subject_new())
+    def new_subject(self, *, one_cpu: bool = False) -> Subject:
+        """A fresh process of the probe, on all CPUs or on one. Whoever takes it ends it (``Subject.end``)."""
+        new = self.call(ops.subject_new(one_cpu))
         return Subject(self, new.subject, new.pid)
 
     @contextlib.contextmanager

@@ -65,8 +65,8 @@ def kernel_log() -> Op[replies.KernelLog]:
     return _op("kernel_log", replies.KernelLog)
 
 
-def subject_new() -> Op[replies.NewSubject]:
-    return _op("subject_new", replies.NewSubject)
+def subject_new(one_cpu: bool = False) -> Op[replies.NewSubject]:
+    return _op("subject_new", replies.NewSubject, one_cpu=one_cpu)
 
 
 def subject_end(subject: int) -> Op[replies.Empty]:

@@ -82,7 +82,7 @@ class SshConnection:
             return session.exit_status, output.decode("utf-8", "replace")
         except TimeoutError:
             awaited = (
-                f"a word of '{command}' for {quiet:.0f} s" if silent else f"end of '{command}' within {timeout:.0f} s"
+                f"word of '{command}' for {quiet:.0f} s" if silent else f"end of '{command}' within {timeout:.0f} s"
             )
             raise ChannelTimeout(f"no {awaited}", output) from None
         except (OSError, paramiko.SSHException) as error:

@@ -44,11 +44,19 @@ def _station(request: pytest.FixtureRequest, target: Target, profile: Literal["f
     return station
 
 
-def _subject(station: Station, control: str | None) -> Iterator[Subject]:
+def _shares_a_cpu(item: pytest.Item, station: Station) -> bool:
+    """Whether the threads of a test run on one CPU: under TCG, where a wake-up from one to another is dear, unless they
+    race (needs "smp") or are timed."""
+    races = any("smp" in mark.args for mark in item.iter_markers("needs"))
+    timed = item.get_closest_marker("wall") is not None
+    return station.target.entry.accelerator == "tcg" and not races and not timed
+
+
+def _subject(station: Station, control: str | None, *, one_cpu: bool = False) -> Iterator[Subject]:
     lab, channel = station.lab, station.channel
     assert lab is not None
     assert channel is not None
-    subject = lab.new_subject()
+    subject = lab.new_subject(one_cpu=one_cpu)
     try:
         if control is not None:
             subject.control(control)
@@ -81,7 +89,9 @@ def subject(
     request: pytest.FixtureRequest, kst_target: Target, kst_control: str | None, kst_block: int
 ) -> Iterator[Subject]:
     """A fresh process on the kernel under test; killed after the test."""
-    yield from _subject(_station(request, kst_target, "functional"), kst_control or kst_target.lie or None)
+    station = _station(request, kst_target, "functional")
+    one_cpu = _shares_a_cpu(request.node, station)
+    yield from _subject(station, kst_control or kst_target.lie or None, one_cpu=one_cpu)
 
 
 @pytest.fixture
