@@ -1,5 +1,5 @@
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from kselftests_py.measure import merge, percentile, rebin, samples, spread
@@ -10,7 +10,6 @@ histograms = st.lists(st.tuples(st.integers(0, 10**6), st.integers(0, 50)), min_
 
 
 @given(histograms, st.integers(0, 100))
-@settings(deadline=None)
 def test_percentile_is_the_nearest_rank_of_the_samples(histogram, percent):
     values = sorted(value for value, count in histogram for _ in range(count))
     rank = -(-percent * len(values) // 100)  # in whole numbers: numpy's 0.07 * 100 is more than 7
@@ -34,7 +33,6 @@ def test_percentile_of_nothing_is_an_error(histogram, percent):
 
 
 @given(st.lists(histograms, max_size=4))
-@settings(deadline=None)
 def test_merge_loses_no_sample(parts):
     whole = merge(parts)
     assert samples(whole) == sum(samples(part) for part in parts)

@@ -47,7 +47,7 @@ def test_one_broken_boot_moves_the_estimate_little() -> None:
     assert abs(shift(clean, broken).more) < 30
 
 
-@settings(deadline=None, max_examples=20)
+@settings(max_examples=20)
 @given(st.lists(st.integers(1, 10**6), min_size=1, max_size=7), st.lists(st.integers(1, 10**6), min_size=1, max_size=7))
 def test_exchanged_sides_are_the_same_shift_backwards(base: list[int], head: list[int]) -> None:
     there, back = shift(base, head), shift(head, base)

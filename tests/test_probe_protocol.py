@@ -281,7 +281,7 @@ REQUEST = st.builds(
 LINE = st.binary(max_size=200).map(lambda line: line.replace(b"\n", b" "))
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 @given(requests=st.lists(LINE | REQUEST, min_size=1, max_size=8))
 def test_any_line_has_exactly_one_reply(agent: Agent, requests: list[bytes | dict[str, Any]]) -> None:
     number = max(agent.call(op="subjects")["result"], default=0) or agent.subject().number

@@ -2,7 +2,7 @@ import unicodedata
 from xml.etree import ElementTree
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from results_factory import HOSTILE
 
@@ -10,7 +10,6 @@ from kselftests_py.reports.text import one_line, printable
 
 
 @given(st.text(st.characters(exclude_categories=[])))
-@settings(deadline=None)
 def test_printable_text_is_fit_for_xml_utf8_and_terminals(text):
     clean = printable(text)
     assert {unicodedata.category(character) for character in clean} & {"Cc", "Cs"} <= {"Cc"}
@@ -21,7 +20,6 @@ def test_printable_text_is_fit_for_xml_utf8_and_terminals(text):
 
 
 @given(st.text(st.characters(exclude_categories=[])), st.integers(1, 50))
-@settings(deadline=None)
 def test_one_line_is_one_bounded_line(text, limit):
     line = one_line(text, limit)
     assert len(line) <= limit
