@@ -83,8 +83,7 @@ def boots(monkeypatch: pytest.MonkeyPatch) -> list[str]:
         tried.append(guest._image.release)
         raise NeverUp("no boot here")
 
-    for module in (compare, session):
-        monkeypatch.setattr(module, "resolve", made)
+    monkeypatch.setattr(session, "resolve", made)
     monkeypatch.setattr(VngGuest, "start", start)
     monkeypatch.setattr("kselftests_py.pytest_plugin.station.agent", lambda: Path("agent"))
     monkeypatch.setattr(known, "how", lambda memory: HOW | {"memory": memory})
