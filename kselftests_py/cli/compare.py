@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 from dataclasses import replace
 from pathlib import Path
-from typing import NoReturn
+from typing import Any, NoReturn
 
 import click
 import msgspec
@@ -19,6 +19,7 @@ from kselftests_py.reports.comparison import is_emulated
 from kselftests_py.reports.terminal import TerminalView
 from kselftests_py.reports.text import one_line
 from kselftests_py.results import RunFolder, Verdict
+from kselftests_py.results.regression import Change
 
 
 @click.command("compare", epilog=EPILOG)
@@ -103,7 +104,7 @@ def compare_command(
         options = replace(options, blocks=blocks or 0, margin=margin / 100, lie=lie or "")
         folder, shifted, verdict = compare_wall.compare_wall(options, kernel, baseline, allowed, view)
         _show_wall(shifted, folder, view)
-        _end(folder, shifted, verdict, view, as_json)
+        _end(folder, msgspec.to_builtins(shifted), verdict, view, as_json)
     options = replace(options, reuse=not again)
     folder, found, verdict = compare.compare(options, kernel, baseline, allowed, view)
     if found.changes:
@@ -111,14 +112,21 @@ def compare_command(
         view.console.print(changes.table(found.changes, found.baseline, found.kernel), highlight=False)
     for text in _notes(found):
         view.note(text)
-    _end(folder, found, verdict, view, as_json)
+    told = {"changes": [_told(one) for one in found.changes], "regressions": [_told(one) for one in found.regressions]}
+    _end(folder, msgspec.to_builtins(found) | told, verdict, view, as_json)
 
 
-def _end(folder: RunFolder, found: msgspec.Struct, verdict: Verdict, view: TerminalView, as_json: bool) -> NoReturn:
+def _told(change: Change) -> dict[str, Any]:
+    """Nobody who reads it need know what is noise."""
+    told: dict[str, Any] = msgspec.to_builtins(change)
+    return told | {"title": change.title, "more": change.more, "verdict": change.verdict}
+
+
+def _end(folder: RunFolder, found: dict[str, Any], verdict: Verdict, view: TerminalView, as_json: bool) -> NoReturn:
     view.console.print(one_line(f"{verdict.word}: {verdict.why}.", 1000), highlight=False, markup=False)
     if as_json:
         told = {"verdict": verdict.word, "why": verdict.why, "exit_code": verdict.exit_code, "run": str(folder.path)}
-        click.echo(msgspec.json.encode(told | msgspec.to_builtins(found)))
+        click.echo(msgspec.json.encode(told | found))
     sys.exit(verdict.exit_code)
 
 
