@@ -2,31 +2,35 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable
 from dataclasses import replace
 
 import msgspec
 
 from kselftests_py import run
-from kselftests_py.errors import HarnessError
-from kselftests_py.kernels import KernelImage, config, resolve
+from kselftests_py.errors import HarnessError, UsageError
+from kselftests_py.kernels import RunningKernel, newest_without_rwp
+from kselftests_py.kernels.spec import BuildSpec, parse
 from kselftests_py.reports.terminal import TerminalView
 from kselftests_py.results import RunFolder, Verdict
 from kselftests_py.results.regression import Change, changes, missing, of_kernel, pair, regressions
+from kselftests_py.results.relation import relation
 
 SUITE = "latency"
 
 
 class Comparison(msgspec.Struct, frozen=True):
-    """Two kernels, path by path: what was measured on both, which paths only the baseline has figures of, in which
-    configuration symbols they differ, and what is dearer by more than was allowed (nothing if no bound was set)."""
+    """Two kernels, path by path: what was measured on both, which paths only the baseline has figures of, what is
+    dearer by more than was allowed (nothing if no bound was set), what the two are to each other, and in which
+    configuration symbols they differ."""
 
     kernel: str
     baseline: str
-    changes: list[Change]
-    missing: list[str]
-    configs: list[str]
-    regressions: list[Change]
+    changes: list[Change] = []
+    missing: list[str] = []
+    regressions: list[Change] = []
+    relation: str = ""
+    configs: list[str] = []
 
 
 def compare(
@@ -37,18 +41,35 @@ def compare(
     :raises UsageError: the two are the same kernel, or one is none.
     :raises HarnessError: there is nothing to compare.
     """
-    configs = differing(*(resolve(spec, view.note) for spec in (kernel, baseline)))
     asked = replace(options, kernels=(kernel,), baseline=baseline, suites=(SUITE,), mode="exact")
     folder, verdict = run.run(asked, view)
     if verdict.exit_code:
-        return folder, Comparison(kernel, baseline, [], [], configs, []), verdict
-    found = between(folder, allowed, configs)
+        return folder, Comparison(kernel, baseline), verdict
+    found = between(folder, allowed)
     return folder, found, decide(found, allowed)
 
 
-def between(folder: RunFolder, allowed: float | None, configs: Sequence[str] = ()) -> Comparison:
+def usual_baseline(kernel: str, note: Callable[[str], None]) -> str:
+    """What *kernel* is compared with where the user names nothing: the wp-only twin of one that is built, else the
+    newest release without RWP.
+
+    :raises UsageError: there is no usual one.
+    """
+    wanted = parse(kernel)
+    if isinstance(wanted, RunningKernel) or (isinstance(wanted, BuildSpec) and "twin" in wanted.flavours):
+        raise UsageError(f"{kernel}: nothing is usually compared with it; name a BASELINE")
+    if isinstance(wanted, BuildSpec):
+        return f"{kernel}+twin"
+    image, said = newest_without_rwp(note)
+    if said:
+        note(said)
+    return image.spec
+
+
+def between(folder: RunFolder, allowed: float | None) -> Comparison:
     """The comparison of a run of one kernel and one baseline; :raises HarnessError: it is none, or measured nothing."""
-    both = pair(folder.manifest())
+    manifest = folder.manifest()
+    both = pair(manifest)
     if both is None:
         raise HarnessError(f"{folder.path}: not a run of one kernel and one baseline; give kst run both")
     base, head = (of_kernel(folder.records(), entry) for entry in both)
@@ -58,7 +79,8 @@ def between(folder: RunFolder, allowed: float | None, configs: Sequence[str] = (
             f"{folder.path}: no path was measured exactly on both kernels; guests only, not host or ssh:"
         )
     too_dear = [] if allowed is None else regressions(found, allowed)
-    return Comparison(both[1].label, both[0].label, found, missing(base, head), list(configs), too_dear)
+    lacking, configs = missing(base, head), manifest.config_differences
+    return Comparison(both[1].label, both[0].label, found, lacking, too_dear, relation(manifest), configs)
 
 
 def decide(found: Comparison, allowed: float | None) -> Verdict:
@@ -71,11 +93,3 @@ def decide(found: Comparison, allowed: float | None) -> Verdict:
         return Verdict("NOT MEASURED", f"{len(found.missing)} paths of the baseline, such as {found.missing[0]}", 3)
     dearer = sum(change.verdict == "dearer" for change in found.changes)
     return Verdict("PASS", f"{len(found.changes)} paths compared, {dearer} dearer", 0)
-
-
-def differing(*kernels: object) -> list[str]:
-    """The symbols whose values differ: two kernels that are configured differently compare more than their source."""
-    paths = [one.config for one in kernels if isinstance(one, KernelImage) and one.config]
-    if len(paths) != 2:
-        return []
-    return config.differing(*paths)

@@ -10,12 +10,13 @@ from dataclasses import replace
 import msgspec
 
 from kselftests_py import run
-from kselftests_py.compare import SUITE, differing
+from kselftests_py.compare import SUITE
 from kselftests_py.errors import HarnessError
 from kselftests_py.kernels import KernelImage, RunningKernel, resolve
 from kselftests_py.measure.shift import FASTER, LEAST, SLOWER
 from kselftests_py.reports.terminal import TerminalView
 from kselftests_py.results import RunFolder, Verdict, wall
+from kselftests_py.results.relation import relation
 from kselftests_py.results.wall import Wall
 
 BOOTS = 7
@@ -25,11 +26,12 @@ BLOCKS = 12
 
 
 class WallComparison(msgspec.Struct, frozen=True):
-    """What was compared, what else differs between the two (configuration symbols, how the probe was built), and the
-    figures; no ``wall``: a kernel broke."""
+    """What was compared, what the two are to each other, what else differs (configuration symbols, how the probe was
+    built), and the figures; no ``wall``: a kernel broke."""
 
     kernel: str
     baseline: str
+    relation: str = ""
     configs: list[str] = []
     probes: str = ""
     wall: Wall | None = None
@@ -51,10 +53,11 @@ def compare_wall(
         view.note(f"fewer than {LEAST} replicates a side: no verdict can come of it")
     asked = replace(options, kernels=(kernel,), baseline=baseline, suites=(SUITE,), mode="wall", blocks=blocks)
     folder, verdict = run.run(asked, view)
-    found = WallComparison(kernel, baseline, differing(*kernels), _probes(kernels))
+    manifest = folder.manifest()
+    found = WallComparison(kernel, baseline, relation(manifest), manifest.config_differences, _probes(kernels))
     if verdict.exit_code:
         return folder, found, verdict
-    compared = wall.of_run(folder.records(), folder.manifest())
+    compared = wall.of_run(folder.records(), manifest)
     if compared is None or not compared.changes:
         raise HarnessError(f"{folder.path}: no path was measured in wall time on both kernels")
     told = noticed(compared) if options.lie else decide(compared, allowed)

@@ -72,7 +72,7 @@ static json_t *op_fault_latency(struct kst_subject *s, const json_t *args)
 	json_t *reply = kst_loop_init(&l, s, args, false);
 
 	if (!reply && !json_object_get(args, "access"))
-		reply = kst_error("access: missing, must be read, write or gup");
+		reply = kst_error("access: missing, must be read, write, gup or gup-write");
 	if (!reply)
 		trap = kst_trap_find(args, &reply);
 	if (trap && kst_arg_bool_or(args, "async", false, &async, &reply))

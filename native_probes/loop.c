@@ -17,10 +17,12 @@
 void kst_loop_access(const struct kst_loop *l, uint64_t i)
 {
 	char *page = l->mem.addr + i * l->mem.page_size;
-	struct iovec to = { l->source, sizeof(uint64_t) }, from = { page, sizeof(uint64_t) };
+	struct iovec ours = { l->source, sizeof(uint64_t) }, there = { page, sizeof(uint64_t) };
 
 	if (l->access == KST_GUP)
-		process_vm_readv(getpid(), &to, 1, &from, 1, 0);
+		process_vm_readv(getpid(), &ours, 1, &there, 1, 0);
+	else if (l->access == KST_GUP_WRITE)
+		process_vm_writev(getpid(), &ours, 1, &there, 1, 0);
 	else if (l->access == KST_WRITE)
 		*(volatile uint64_t *)page = i + 1;
 	else
@@ -135,7 +137,8 @@ void kst_loop_free(struct kst_loop *l)
 
 static json_t *access_of(struct kst_loop *l, const json_t *args)
 {
-	static const char *const names[] = { [KST_READ] = "read", [KST_WRITE] = "write", [KST_GUP] = "gup" };
+	static const char *const names[] = {
+		[KST_READ] = "read", [KST_WRITE] = "write", [KST_GUP] = "gup", [KST_GUP_WRITE] = "gup-write" };
 	const char *name = "read";
 	json_t *reply = NULL;
 
@@ -147,7 +150,7 @@ static json_t *access_of(struct kst_loop *l, const json_t *args)
 			return NULL;
 		}
 	}
-	return kst_error("access: must be read, write or gup");
+	return kst_error("access: must be read, write, gup or gup-write");
 }
 
 #define SHMEM_THP "/sys/kernel/mm/transparent_hugepage/shmem_enabled"

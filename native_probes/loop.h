@@ -9,16 +9,17 @@
 struct kst_loop {
 	struct kst_mem mem;
 	struct kst_track track;
-	enum { KST_READ, KST_WRITE, KST_GUP } access;
+	enum { KST_READ, KST_WRITE, KST_GUP, KST_GUP_WRITE } access;
 	bool tsc, alone;
-	char *source; /* a page of ordinary memory: what is copied from, and what `gup` reads into */
+	char *source; /* a page of ordinary memory: what is copied from, and what `gup` reads into, `gup-write` from */
 	uint64_t rounds;
 	struct kst_hist *hist, *second, *overhead;
 };
 
 /*
- * Arguments `pages`, `rounds`, `kind`, `clock`, `access` if there (`gup`: the kernel reads the page for us), and `mode`
- * (WP or RWP) if the loop is `tracked`; memory written, overhead measured. The reply that says why not, or NULL. kst_loop_free() in either case.
+ * Arguments `pages`, `rounds`, `kind`, `clock`, `access` if there (`gup`, `gup-write`: the kernel reads or writes the page
+ * for us), and `mode` (WP or RWP) if the loop is `tracked`; memory written, overhead measured. The reply that says why not,
+ * or NULL. kst_loop_free() in either case.
  */
 json_t *kst_loop_init(struct kst_loop *l, const struct kst_subject *s, const json_t *args, bool tracked);
 void kst_loop_free(struct kst_loop *l);

@@ -29,6 +29,15 @@ static int run_spin(struct work *w)
 	return 0;
 }
 
+/* Into the kernel and out again, once for each page: there is no such call. */
+static int run_empty_call(struct work *w)
+{
+	for (uint64_t i = 0; i < w->loop.mem.pages; i++)
+		if (syscall(-1) != -1)
+			return EPROTO;
+	return 0;
+}
+
 int kst_path_stop_child(struct work *w)
 {
 	if (w->child <= 0)
@@ -76,8 +85,17 @@ static int run_gup(struct work *w)
 	return got < 0 ? errno : (size_t)got == from.iov_len ? 0 : EIO;
 }
 
+static int run_gup_write(struct work *w)
+{
+	struct iovec from = { w->bytes, w->loop.mem.len }, to = { w->loop.mem.addr, w->loop.mem.len };
+	ssize_t put = process_vm_writev(getpid(), &from, 1, &to, 1, 0);
+
+	return put < 0 ? errno : (size_t)put == to.iov_len ? 0 : EIO;
+}
+
 const struct path kst_access_paths[] = {
 	{ .name = "spin", .run = run_spin },
+	{ .name = "empty-call", .run = run_empty_call },
 	{ .name = "read", .run = kst_path_read },
 	{ .name = "write", .run = kst_path_write },
 	{ .name = "absent-read", .run = kst_path_read, .absent = true },
@@ -86,5 +104,6 @@ const struct path kst_access_paths[] = {
 	{ .name = "fork", .run = kst_path_start_child, .after = kst_path_stop_child },
 	{ .name = "child-read", .run = run_child_read },
 	{ .name = "gup", .run = run_gup },
+	{ .name = "gup-write", .run = run_gup_write },
 	{ .name = NULL },
 };

@@ -105,7 +105,7 @@ static bool await_scan(const struct kst_loop *l)
 	return false;
 }
 
-static void child(struct work *w)
+static void child(struct work *w, bool write)
 {
 	const struct kst_loop *l = &w->loop;
 	pthread_t second;
@@ -120,24 +120,28 @@ static void child(struct work *w)
 	before = vmstat("numa_hint_faults");
 	kst_loop_settle(l, UINT64_MAX);
 	w->stamps[0] = kst_ticks(l->tsc);
-	kst_mem_touch(&l->mem, false);
+	kst_mem_touch(&l->mem, write);
 	w->stamps[1] = kst_ticks(l->tsc);
 	_exit(vmstat("numa_hint_faults") - before < l->mem.pages ? 3 : 0);
 }
 
-static int run_hint(struct work *w)
+static int run_hint(struct work *w, bool write)
 {
 	int status;
 
 	w->child = fork();
 	if (w->child == 0)
-		child(w);
+		child(w, write);
 	if (w->child < 0 || waitpid(w->child, &status, 0) != w->child)
 		return errno;
 	return status ? ECHILD : 0;
 }
 
+static int run_hint_read(struct work *w) { return run_hint(w, false); }
+static int run_hint_write(struct work *w) { return run_hint(w, true); }
+
 const struct path kst_numa_paths[] = {
-	{ .name = "numa-hint", .open = open_numa, .run = run_hint, .close = close_numa, .bare = true },
+	{ .name = "numa-hint", .open = open_numa, .run = run_hint_read, .close = close_numa, .bare = true },
+	{ .name = "numa-hint-write", .open = open_numa, .run = run_hint_write, .close = close_numa, .bare = true },
 	{ .name = NULL },
 };

@@ -317,7 +317,7 @@ static json_t *op_fault_throughput(struct kst_subject *s, const json_t *args)
 	json_t *reply = kst_loop_init(&c.loop, s, args, true);
 	uint64_t threads = 1;
 
-	if (!reply && (!json_object_get(args, "access") || c.loop.access == KST_GUP))
+	if (!reply && (!json_object_get(args, "access") || c.loop.access >= KST_GUP))
 		reply = kst_error("access: must be read or write");
 	if (!reply && find_kind(args, &c.kind, &reply) &&
 	    kst_arg_range_or(args, "threads", 1, 1, MAX_THREADS, &threads, &reply) &&

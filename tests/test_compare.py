@@ -131,7 +131,6 @@ def test_a_kernel_that_crashed_half_way_is_not_compared(
     ]
     folder = factory.run_folder(tmp_path / "run", records, factory.manifest())
     monkeypatch.setattr(compare.run, "run", lambda *_: (folder, judge(folder.records(), folder.manifest())))
-    monkeypatch.setattr(compare, "resolve", lambda *_: None)
     _, found, verdict = compare.compare(Options(), NEW, OLD, 0.0, TerminalView(Console(quiet=True)))
     assert (found.changes, verdict.word, verdict.exit_code) == ([], "CRASH", code)
 

@@ -3,6 +3,7 @@ and a comparison that knows all of it boots nothing. On made-up figures: no kern
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import pytest
@@ -83,8 +84,7 @@ def boots(monkeypatch: pytest.MonkeyPatch) -> list[str]:
         tried.append(guest._image.release)
         raise NeverUp("no boot here")
 
-    for module in (compare, session):
-        monkeypatch.setattr(module, "resolve", made)
+    monkeypatch.setattr(session, "resolve", made)
     monkeypatch.setattr(VngGuest, "start", start)
     monkeypatch.setattr("kselftests_py.pytest_plugin.station.agent", lambda: Path("agent"))
     monkeypatch.setattr(known, "how", lambda memory: HOW | {"memory": memory})
@@ -116,6 +116,17 @@ def test_what_was_measured_before_is_not_booted(
     assert [change.more for change in found.changes] == ([] if booted else [1])
     told = [one.provenance.get("exact figures", "") for one in folder.manifest().kernels]
     assert all(WHEN in text for text in told) is not bool(booted)
+
+
+@pytest.mark.usefixtures("boots")
+def test_a_comparison_as_json_says_of_each_path_what_it_became() -> None:
+    told = CliRunner().invoke(
+        cli.main, ["compare", "made:7.3.4", "made:7.2.13", "-k", "rwp-async-anon-read and instructions", "--json"]
+    )
+    (change,) = (found := json.loads(told.stdout))["changes"]
+    assert (change["title"], change["more"], change["verdict"]) == ("rwp fault async anon read", 1, "dearer")
+    assert (found["verdict"], found["exit_code"], told.exit_code) == ("PASS", 0, 0)
+    assert found["relation"].startswith("two kernels of different origin")
 
 
 @pytest.mark.usefixtures("boots")

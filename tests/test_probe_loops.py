@@ -101,7 +101,7 @@ MISSED = [
 
 
 @pytest.mark.parametrize(("mode", "kind"), MISSED)
-@pytest.mark.parametrize("access", ["read", "write", "gup"])
+@pytest.mark.parametrize("access", ["read", "write", "gup", "gup-write"])
 def test_each_page_that_is_not_mapped_traps_once_a_round(send: Send, mode: str, kind: str, access: str) -> None:
     result = _result(send("fault_latency", **LATENCY | {"mode": mode, "kind": kind, "access": access}))
     assert result["faults"] == 16 * 3 == samples(_counts(result["histogram"]))
@@ -153,10 +153,10 @@ def test_scan_of_no_pages_has_its_samples(send: Send, mode: str) -> None:
 
 
 KINDS_OF = {"copy": ["anon", "shmem"], "zeropage": ["anon", "shmem"], "continue": ["shmem"], "move": ["anon", "thp"]}
-PLAIN = ("read", "child-read", "absent-write", "cow", "mremap", "exit", "gup", "swap-read", "numa-hint")
-KINDS_OF |= {path: ["anon", "shmem", "thp"] for path in PLAIN}
-PROTECTED = ["write", "child-read", "move", "exit", "mremap", "close-armed", "unregister-armed", "set-mode"]
-PROTECTED += ["fork-event", "mremap-event"]
+PLAIN = ("read", "child-read", "absent-write", "cow", "mremap", "exit", "gup", "gup-write", "swap-read", "numa-hint")
+KINDS_OF |= {path: ["anon", "shmem", "thp"] for path in PLAIN} | {"empty-call": ["anon"]}
+PROTECTED = ["write", "cow", "gup-write", "child-read", "move", "exit", "mremap", "close-armed", "unregister-armed"]
+PROTECTED += ["set-mode", "fork-event", "mremap-event"]
 
 
 @pytest.mark.parametrize(("path", "kind"), [(path, kind) for path, kinds in KINDS_OF.items() for kind in kinds])
@@ -279,10 +279,10 @@ WRONG = [
     ),
     ("fault_latency", LATENCY, {"kind": "file"}, "kind: must be anon, shmem, thp, shmem_thp, hugetlb or zero"),
     ("fault_waterfall", WATERFALL, {"mode": "wrp"}, "mode: must be wp, rwp,"),
-    ("fault_waterfall", WATERFALL, {"access": "exec"}, "access: must be read, write or gup"),
+    ("fault_waterfall", WATERFALL, {"access": "exec"}, "access: must be read, write, gup or gup-write"),
     ("protect_cost", PROTECT, {"mode": "missing"}, "mode: must be wp or rwp"),
     ("fault_latency", LATENCY, {"clock": "utc"}, "clock: must be mono or tsc"),
-    ("fault_latency", LATENCY, {"access": "exec"}, "access: must be read, write or gup"),
+    ("fault_latency", LATENCY, {"access": "exec"}, "access: must be read, write, gup or gup-write"),
     ("fault_latency", LATENCY, {"access": None}, "access"),
     ("fault_latency", LATENCY, {"async": 1}, "async"),
     ("protect_cost", PROTECT, {"pages": -1}, "pages"),

@@ -77,8 +77,9 @@ def test_a_slow_resolve_is_in_every_sample(subject: Subject, handler: str) -> No
         ({"batch": 0}, "batch: 0 is not within 1..512"),
         ({"threads": 3}, "pages: must be a multiple of threads * batch"),
         ({"batch": 48}, "pages: must be a multiple of threads * batch"),
-        ({"access": "exec"}, "access: must be read, write or gup"),
+        ({"access": "exec"}, "access: must be read, write, gup or gup-write"),
         ({"access": "gup"}, "access: must be read or write"),
+        ({"access": "gup-write"}, "access: must be read or write"),
         ({"mode": "wrp"}, "mode: must be wp or rwp"),
     ],
 )

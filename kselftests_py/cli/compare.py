@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 from dataclasses import replace
 from pathlib import Path
-from typing import NoReturn
+from typing import Any, NoReturn
 
 import click
 import msgspec
@@ -19,13 +19,12 @@ from kselftests_py.reports.comparison import is_emulated
 from kselftests_py.reports.terminal import TerminalView
 from kselftests_py.reports.text import one_line
 from kselftests_py.results import RunFolder, Verdict
-
-_NAMED = 8
+from kselftests_py.results.regression import Change
 
 
 @click.command("compare", epilog=EPILOG)
 @click.argument("kernel", metavar="KERNEL")
-@click.argument("baseline", metavar="BASELINE")
+@click.argument("baseline", metavar="[BASELINE]", required=False)
 @click.option(
     "--mode",
     type=click.Choice(["exact", "wall"]),
@@ -76,7 +75,7 @@ _NAMED = 8
 @one_line_errors
 def compare_command(
     kernel: str,
-    baseline: str,
+    baseline: str | None,
     mode: str,
     blocks: int | None,
     margin: float,
@@ -90,20 +89,22 @@ def compare_command(
 ) -> None:
     """Measure KERNEL and BASELINE, and tell for each path what it became dearer by.
 
-    Both are specs as for 'kst run --kernel'. In exact mode, instructions: a path with one thread is exact, one
-    instruction more is told, and what was measured before with the same probe, suites and QEMU is not measured again.
-    In wall mode, nanoseconds on guests with KVM, ssh: hosts and host: the kernels take turns, boot by boot, and a
-    kernel may be compared with itself.
+    Both are specs as for 'kst run --kernel'. Without BASELINE a kernel that is built is compared with its wp-only
+    twin (the same without RWP), any other with Debian's newest without RWP. In exact mode, instructions: a path with
+    one thread is exact, one instruction more is told, and what was measured before with the same probe, suites and
+    QEMU is not measured again. In wall mode, nanoseconds on guests with KVM, ssh: hosts and host: the kernels take
+    turns, boot by boot, and a kernel may be compared with itself.
     """
     if mode == "exact" and (blocks is not None or lie is not None):
         raise UsageError("--boots and --lie are for --mode wall: an exact figure needs no second boot")
     view = TerminalView(Console(stderr=as_json))
+    baseline = baseline or compare.usual_baseline(kernel, view.note)
     options = run.Options(expression=expression, memory=memory, out=out)
     if mode == "wall":
         options = replace(options, blocks=blocks or 0, margin=margin / 100, lie=lie or "")
         folder, shifted, verdict = compare_wall.compare_wall(options, kernel, baseline, allowed, view)
         _show_wall(shifted, folder, view)
-        _end(folder, shifted, verdict, view, as_json)
+        _end(folder, msgspec.to_builtins(shifted), verdict, view, as_json)
     options = replace(options, reuse=not again)
     folder, found, verdict = compare.compare(options, kernel, baseline, allowed, view)
     if found.changes:
@@ -111,14 +112,21 @@ def compare_command(
         view.console.print(changes.table(found.changes, found.baseline, found.kernel), highlight=False)
     for text in _notes(found):
         view.note(text)
-    _end(folder, found, verdict, view, as_json)
+    told = {"changes": [_told(one) for one in found.changes], "regressions": [_told(one) for one in found.regressions]}
+    _end(folder, msgspec.to_builtins(found) | told, verdict, view, as_json)
 
 
-def _end(folder: RunFolder, found: msgspec.Struct, verdict: Verdict, view: TerminalView, as_json: bool) -> NoReturn:
+def _told(change: Change) -> dict[str, Any]:
+    """Nobody who reads it need know what is noise."""
+    told: dict[str, Any] = msgspec.to_builtins(change)
+    return told | {"title": change.title, "more": change.more, "verdict": change.verdict}
+
+
+def _end(folder: RunFolder, found: dict[str, Any], verdict: Verdict, view: TerminalView, as_json: bool) -> NoReturn:
     view.console.print(one_line(f"{verdict.word}: {verdict.why}.", 1000), highlight=False, markup=False)
     if as_json:
         told = {"verdict": verdict.word, "why": verdict.why, "exit_code": verdict.exit_code, "run": str(folder.path)}
-        click.echo(msgspec.json.encode(told | msgspec.to_builtins(found)))
+        click.echo(msgspec.json.encode(told | found))
     sys.exit(verdict.exit_code)
 
 
@@ -138,19 +146,16 @@ def _show_wall(found: compare_wall.WallComparison, folder: RunFolder, view: Term
             view.console.print(table, highlight=False)
         for entry in manifest.kernels:
             view.note(f"{entry.label}: {', '.join(f'{name} {value}' for name, value in entry.noise.items())}")
-    for text in [*_differences(found.configs), *([found.probes] if found.probes else [])]:
+    for text in [*_origins(found.relation, found.configs), *([found.probes] if found.probes else [])]:
         view.note(text)
 
 
-def _differences(configs: list[str]) -> list[str]:
-    if not configs:
-        return []
-    named = ", ".join(configs[:_NAMED]) + (", ..." if len(configs) > _NAMED else "")
-    return [f"the configurations differ in {len(configs)} symbols ({named}): not the source alone"]
+def _origins(relation: str, configs: list[str]) -> list[str]:
+    return [text for text in (relation, changes.configurations(configs)) if text]
 
 
 def _notes(found: compare.Comparison) -> list[str]:
-    notes = _differences(found.configs)
+    notes = _origins(found.relation, found.configs)
     if found.missing:
         notes.append(f"{len(found.missing)} paths were measured on {found.baseline} only, such as {found.missing[0]}")
     return notes

@@ -170,7 +170,8 @@ class Subject:
         self, *, mode: str, delivery: str, kind: str, access: str, pages: int, rounds: int, clock: str
     ) -> replies.FaultLatency:
         """One access that is a fault: *mode* is ``wp``, ``rwp``, ``missing``, ``missing-zeropage`` or ``minor``,
-        *delivery* ``sync`` or, for the first two, ``async``, *access* ``read``, ``write`` or ``gup``."""
+        *delivery* ``sync`` or, for the first two, ``async``, *access* ``read``, ``write``, ``gup`` or
+        ``gup-write``."""
         args: dict[str, Any] = {"async": delivery == "async", "mode": mode, "kind": kind, "access": access}
         args |= {"pages": pages, "rounds": rounds, "clock": clock}
         return self.call(ops.loop("fault_latency", replies.FaultLatency, LOOP_MS, **args))

@@ -113,7 +113,8 @@ def vng_command(image: KernelImage, boot: BootRoot, options: GuestOptions) -> li
         "--no-dhcp",
     ]
     if options.exact:
-        qemu += ["-icount shift=0,sleep=off", "-rtc base=2026-01-01,clock=vm"]
+        # The seed is that of the random numbers that the guest is given: at boot, and by RDRAND.
+        qemu += ["-icount shift=0,sleep=off", "-rtc base=2026-01-01,clock=vm", "-seed 1"]
         # QEMU counts each byte of "rep stosb" as an instruction: without ERMS the kernel clears pages by words.
         qemu += ["-cpu max,-erms,-fsrm"]
         append += ["nokaslr", "norandmaps"]  # the same page tables, and the same digits in smaps, on each boot

@@ -16,7 +16,7 @@ import psutil
 import pytest
 
 from kselftests_py.errors import BootError, HarnessError, KstError, UsageError
-from kselftests_py.kernels import KernelImage, resolve
+from kselftests_py.kernels import KernelImage, config, resolve
 from kselftests_py.kernels.image import file_digest
 from kselftests_py.lab.build import probe_digest
 from kselftests_py.machines.accelerator import qemu_version
@@ -115,6 +115,13 @@ def targets(specs: Sequence[str], baselines: Sequence[str], listener: Listener, 
     return found
 
 
+def _config_differences(compared: Sequence[Target]) -> list[str]:
+    """The symbols that two kernels do not agree on: then more is compared than their source."""
+    paths = [one.kernel.config for one in compared if isinstance(one.kernel, KernelImage) and one.kernel.config]
+    two = len(paths) == len(compared) == len({one.entry.role for one in compared}) == 2
+    return config.differing(*paths) if two else []
+
+
 def begin(
     folder: RunFolder,
     kernels: list[Target],
@@ -133,6 +140,7 @@ def begin(
             memory=psutil.virtual_memory().total,
         ),
         kernels=[one.entry for one in kernels],
+        config_differences=_config_differences(kernels),
         probe_digest=probe_digest(),
         versions=_versions(),
         options=options,

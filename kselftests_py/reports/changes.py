@@ -12,7 +12,16 @@ from kselftests_py.reports.text import one_line
 from kselftests_py.results.regression import Change
 
 HEADINGS = ("more", "change", "p10 to p90, each")
+_NAMED = 8
 _STYLES = {"dearer": "bold red", "cheaper": "green", "same": ""}
+
+
+def configurations(symbols: Sequence[str]) -> str:
+    """In which symbols two configurations differ, the first of them named; empty if in none."""
+    if not symbols:
+        return ""
+    named = ", ".join(symbols[:_NAMED]) + (", ..." if len(symbols) > _NAMED else "")
+    return f"the configurations differ in {len(symbols)} symbol{'' if len(symbols) == 1 else 's'} ({named})"
 
 
 def percent(change: Change) -> str:

@@ -201,7 +201,7 @@ def clock_reads(records: Iterable[Record]) -> str:
     found: dict[bool, set[str]] = {}
     for metric in metrics:
         if metric.mode == "exact":
-            of = found.setdefault(metric.labels.get("access") == "gup", set())
+            of = found.setdefault(metric.labels.get("access", "").startswith("gup"), set())
             of.add(f"{metric.value:g} {one_line(metric.unit)}")
     calls = f" ({' or '.join(sorted(found[True]))} around the system call of gup)" if True in found else ""
     return f"Two clock reads cost {' or '.join(sorted(found.get(False, ())))}{calls}, subtracted." if found else ""

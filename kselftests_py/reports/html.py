@@ -17,6 +17,7 @@ from kselftests_py.reports.answers import answers
 from kselftests_py.reports.text import one_line, printable
 from kselftests_py.results import Manifest, Outcome, Record, RunFolder, judge, wall
 from kselftests_py.results.regression import changes_of_run, pair
+from kselftests_py.results.relation import relation
 from kselftests_py.results.verdict import counts, outcome_word
 from kselftests_py.results.wall import Wall, WallChange
 
@@ -63,6 +64,7 @@ def render(records: list[Record], manifest: Manifest) -> str:
         stages=list(waterfall.STAGES.values()),
         changes=[(change, changes.row(change)) for change in changes_of_run(records, manifest)],
         change_headings=[*(entry.label for entry in pair(manifest) or ()), *changes.HEADINGS],
+        origins=[text for text in (relation(manifest), changes.configurations(manifest.config_differences)) if text],
         shifts=_shifts(records, manifest),
         shift_headings=shifts.HEADINGS,
         percentile_names=list(TAILS),

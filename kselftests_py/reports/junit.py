@@ -15,6 +15,7 @@ from kselftests_py.reports.comparison import is_emulated, may_print
 from kselftests_py.reports.text import one_line, printable
 from kselftests_py.results import Manifest, Outcome, Record, RunFolder, wall
 from kselftests_py.results.regression import changes_of_run
+from kselftests_py.results.relation import relation
 
 LOG_EXCERPT = 16_384  # what KCIDB allows; a CI that takes JUnit wants small files too
 
@@ -61,6 +62,8 @@ def _suite(kernel: str, suite: str, records: list[Record], manifest: Manifest, m
                 properties[name] = f"{metric.value:.10g}"
     if entry is not None and entry.role == "kernel" and suite == "latency":
         properties |= more
+        if more:
+            properties["compared"] = one_line(relation(manifest), 1000)
     return TestSuite(
         one_line(f"{kernel}/{suite}"),
         [_case(record) for record in records],

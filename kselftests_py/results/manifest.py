@@ -48,6 +48,12 @@ class Manifest(msgspec.Struct, kw_only=True):
     boot_failed: Annotated[str, Meta(description="why a kernel under test did not build or boot; empty: it did")] = ""
     host: Annotated[Host, Meta(description="the machine that ran it")] = Host()
     kernels: Annotated[list[KernelEntry], Meta(description="in the order they were given")] = []
+    config_differences: Annotated[
+        list[str],
+        Meta(
+            description="symbols in which the configurations of one kernel and one baseline differ, if both are known"
+        ),
+    ] = []
     probe_digest: Annotated[str, Meta(description="SHA-256 of the probe")] = ""
     versions: Annotated[dict[str, str], Meta(description="of python, qemu, virtme-ng, pytest, ...")] = {}
     seeds: Annotated[

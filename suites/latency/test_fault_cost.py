@@ -57,9 +57,11 @@ def _cells(kinds: tuple[str, ...], *trapped: tuple[str, str]) -> list[Any]:
 
 
 WRITES_AND_READS = ("wp", "write"), ("rwp", "read"), ("rwp", "write")
-# gup: the kernel reads the page for the thread (process_vm_readv); what it costs beside the trap is subtracted.
+# gup, gup-write: the kernel reads or writes the page for the thread (process_vm_readv, process_vm_writev); what that
+# costs beside the trap is subtracted.
 # shmem_thp: protecting a huge page of shared memory unmaps it (by RWP: F024), so the fault maps a small one.
-TRAPPED = [*_cells(KINDS, *WRITES_AND_READS), *_cells(SMALL, ("rwp", "gup")), *_cells(("shmem_thp",), ("wp", "write"))]
+BY_KERNEL = ("rwp", "gup"), ("wp", "gup-write"), ("rwp", "gup-write")
+TRAPPED = [*_cells(KINDS, *WRITES_AND_READS), *_cells(SMALL, *BY_KERNEL), *_cells(("shmem_thp",), ("wp", "write"))]
 FREE = _cells(KINDS, ("wp", "read"))
 # A sync fault is two context switches, an async one a visit to the kernel: fewer of the former say as much.
 # Huge pages are made anew for each round, which takes longer than all else.
@@ -118,7 +120,7 @@ def test_fault_cost_in_instructions(
 
 
 @pytest.mark.wall
-@pytest.mark.parametrize("cell", _cells(SMALL, *WRITES_AND_READS))
+@pytest.mark.parametrize("cell", _cells((*SMALL, "thp"), *WRITES_AND_READS))
 def test_fault_cost_in_nanoseconds(
     subject: Subject,
     record_metric: Callable[..., None],

@@ -32,7 +32,9 @@ ROUNDS = dict.fromkeys(SMALL, 8) | dict.fromkeys(HUGE, 4)  # of forks always 8: 
 NEEDS = {"": (), "wp": ("wp", "wp_shmem", "wp_async"), "rwp": ("rwp", "rwp_async")}
 
 # Each path, and the kinds of memory that have it. Shared memory is not copied on write, hugetlb has no swap.
-CALLS = dict.fromkeys(["fork", "mprotect", "mremap", "munmap", "exit", "dontneed", "pagemap", "smaps", "gup"], ALL) | {
+EVERYWHERE = ["fork", "mprotect", "mremap", "munmap", "exit", "dontneed", "pagemap", "smaps", "gup", "gup-write"]
+CALLS = dict.fromkeys(EVERYWHERE, ALL) | {
+    "cow": ("anon", "thp"),
     "swap-read": SMALL,
     "swap-write": SMALL,
     "move": ("anon", "thp"),
@@ -41,9 +43,10 @@ BYSTANDERS = (
     CALLS
     | dict.fromkeys(["read", "absent-read", "absent-write"], ALL)
     | {
-        "cow": ("anon", "thp"),
+        "empty-call": ("anon",),
         "child-read": ("anon", "shmem", "thp", "shmem_thp"),
         "numa-hint": (*SMALL, "thp"),
+        "numa-hint-write": (*SMALL, "thp"),
     }
 )
 FILLS = {"copy": (*SMALL, "hugetlb"), "zeropage": SMALL, "continue": ("shmem", "hugetlb")}

@@ -199,7 +199,7 @@ def test_scan_cost_of_ends_in_instructions(
 
 @pytest.mark.wall
 @pytest.mark.parametrize("protection", PROTECTIONS)
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", [*KINDS, pytest.param("thp", marks=HUGE["thp"])])
 def test_protect_cost_in_nanoseconds(
     subject: Subject, record_metric: Callable[..., None], kind: str, protection: str
 ) -> None:
@@ -207,7 +207,7 @@ def test_protect_cost_in_nanoseconds(
 
     No control: a machine's speed decides no verdict.
     """
-    _measure_protect(subject, record_metric, protection, kind, "wall")
+    _measure_protect(subject, record_metric, protection, kind, "wall", PAGES if kind in KINDS else HUGE_PAGES)
 
 
 @pytest.mark.wall
