@@ -24,6 +24,8 @@ HUGE = 512
 """Pages of a huge page."""
 _HOWS: tuple[s.How, ...] = ("read", "write", "rmw")
 _NUMBER = st.integers(0, 15)
+_OFTEN: dict[s.Kind, int] = {"anon": 4, "shmem": 3}
+"""Kinds of memory that are tried this often for each time that one of the others is: most operations are for them."""
 
 
 @dataclass(frozen=True)
@@ -151,6 +153,25 @@ def _hole(place: Place, page: Page) -> bool:
     return page.owner is not None and page.states == {HOLE} and page.prot == "rw"
 
 
+def _movable(place: Place, page: Page) -> bool:
+    return page.kind == "anon" and page.prot == "rw" and all(one.entry == "present" for one in page.states)
+
+
+def _left_to_both(walk: Walk, process: int) -> Callable[[Place, Page], bool]:
+    """Private pages of *process* that a fork left to another one too, and neither has written since (I6)."""
+
+    def there(page: Page | None) -> bool:
+        return page is not None and any(one.entry != "absent" and not one.marked for one in page.states)
+
+    def fits(place: Place, page: Page) -> bool:
+        if place[0] != process or page.file or not there(page):
+            return False
+        others = [walk.model.pages.get((other, *place[1:])) for other in range(len(walk.model.alive))]
+        return any(other is not page and there(other) and other.words == page.words for other in others if other)
+
+    return fits
+
+
 _Read = Callable[[Walk, Raw], "s.Step | None"]
 
 
@@ -170,15 +191,12 @@ def _access(walk: Walk, raw: Raw) -> s.Step | None:
         return None
     actor = idle[raw.d % len(idle)]
     process = walk.model.actors[actor].process
-    marked = raw.a % 2 == 0 or len(walk.model.alive) == 1
 
-    def fits(place: Place, page: Page) -> bool:
-        """Protected; or, after a fork, private and there: neither side may see the other's writes (I6)."""
-        if place[0] != process:
-            return False
-        return any(one.marked == marked and one.entry != "absent" for one in page.states) and (marked or not page.file)
+    def protected(place: Place, page: Page) -> bool:
+        return place[0] == process and any(one.marked and one.entry != "absent" for one in page.states)
 
-    at = near(walk, raw, fits) or raw.range(walk)
+    forked = raw.a % 2 and len(walk.model.alive) > 1
+    at = near(walk, raw, _left_to_both(walk, process) if forked else protected) or raw.range(walk)
     how = _HOWS[raw.c % 3]
     value = 0 if how == "read" else 100 + len(walk.steps)
     return s.Access(actor=actor, how=how, region=at["region"], page=at["first"], value=value)
@@ -236,15 +254,18 @@ def _unregister(walk: Walk, raw: Raw) -> s.Step:
 
 def _mremap(walk: Walk, raw: Raw) -> s.Step | None:
     at = raw.range(walk)
-    to = raw.d % len(walk.model.regions)
-    to_first = raw.d // 4 % walk.model.regions[to].pages
-    if to_first + at["count"] > walk.model.regions[to].pages:
+    regions = walk.model.regions
+    alike = [to for to, one in enumerate(regions) if one.kind == regions[at["region"]].kind and to != at["region"]]
+    if not alike:
         return None
+    to = alike[raw.d % len(alike)]
+    to_first = raw.d // 4 % regions[to].pages
+    at["count"] = min(at["count"], regions[to].pages - to_first)
     return s.Mremap(process=0, to=to, to_first=to_first, **at)
 
 
 def _move(walk: Walk, raw: Raw) -> s.Step:
-    at = raw.range(walk) | {"count": 1}
+    at = near(walk, Raw(raw.a, raw.d, raw.c, 0), _movable) or raw.range(walk) | {"count": 1}
     to = near(walk, raw, _hole) or Raw(raw.d, raw.c, 0, 0).range(walk)
     return s.Move(uffd=_owner(walk, raw, to)[0], to=to["region"], to_first=to["first"], **at)
 
@@ -300,7 +321,10 @@ def chosen(offer: Offer) -> list[str]:
 def sequences(draw: st.DrawFn, offer: Offer, length: int = LENGTH) -> s.Sequence:
     """Memory, a descriptor or two, threads; mostly something protected; and *length* operations drawn at random."""
     walk = Walk(offer)
-    kinds = draw(st.lists(st.tuples(st.sampled_from(offer.kinds), st.integers(1, 5)), min_size=1, max_size=2))
+    often = [kind for kind in offer.kinds for _ in range(_OFTEN.get(kind, 1))]
+    kinds = draw(st.lists(st.tuples(st.sampled_from(often), st.integers(1, 5)), min_size=1, max_size=2))
+    if draw(_NUMBER) >= 8:  # mremap needs two of a kind
+        kinds = [(kinds[0][0], pages) for _, pages in kinds]
     huge = offer.thp and draw(_NUMBER) == 15
     for kind, pages in kinds:
         if huge and kind == "anon":
@@ -327,10 +351,19 @@ def sequences(draw: st.DrawFn, offer: Offer, length: int = LENGTH) -> s.Sequence
             walk.put(_register(walk, Raw(region, 0, 15, draw(_NUMBER))))
             if draw(_NUMBER) > 1:
                 first = draw(_NUMBER)
-                walk.put(_protect(walk, Raw(region, max(0, first - 8), 15 - draw(_NUMBER) // 2, 0)))
+                walk.put(_protect(walk, Raw(region, max(0, first - 8), 15 - draw(_NUMBER) * 2 // 3, 0)))
     operation = st.tuples(st.sampled_from(chosen(offer)), _NUMBER, _NUMBER, _NUMBER, _NUMBER)
     for name, *numbers in draw(st.lists(operation, min_size=length, max_size=length)):
-        step = OPERATIONS[name][1](walk, Raw(*numbers))
-        if step is not None:
-            walk.put(step)
+        _put(walk, name, Raw(*numbers))
     return s.Sequence(steps=tuple(walk.steps))
+
+
+def _put(walk: Walk, name: str, raw: Raw) -> None:
+    """The operation; where it cannot be, an access, which is what shows most. After a fork a thread of the child."""
+    step = OPERATIONS[name][1](walk, raw)
+    if step is None or not walk.put(step):
+        other = _access(walk, raw) if name != "nothing" else None
+        if other is not None:
+            walk.put(other)
+    elif isinstance(step, s.Fork):
+        walk.put(s.Thread(process=len(walk.model.alive) - 1))
