@@ -10,11 +10,11 @@ from kselftests_py.errors import HarnessError
 from kselftests_py.explore import execute, explorer
 from kselftests_py.explore import steps as s
 from kselftests_py.explore.explorer import Explorer, Found
-from kselftests_py.explore.generate import Offer
+from kselftests_py.explore.offer import Offer
 from kselftests_py.machines.kernel_log import Splat
 from kselftests_py.machines.machine import Loss, MachineLost
 
-OFFER = Offer(("anon",), ("wp",), ("EVENT_FORK",), swap=False, thp=False, move=False, categories=())
+OFFER = Offer(("anon",), ("wp",), ("EVENT_FORK",), swap=False, thp=False, move=False, minor=False, categories=())
 LONG = 600.0
 
 

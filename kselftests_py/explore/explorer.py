@@ -18,9 +18,10 @@ from hypothesis.errors import HypothesisException
 from kselftests_py.errors import HarnessError
 from kselftests_py.explore import execute, known
 from kselftests_py.explore import steps as s
-from kselftests_py.explore.generate import Offer, sequences
+from kselftests_py.explore.generate import sequences
 from kselftests_py.explore.ground import Ground
 from kselftests_py.explore.judge import WHY, judge, readable
+from kselftests_py.explore.offer import Offer
 from kselftests_py.explore.reduce import fewer, reduce
 from kselftests_py.machines.machine import Loss, MachineLost
 from kselftests_py.paths import cache_dir

@@ -13,10 +13,9 @@ from typing import Literal
 from hypothesis import strategies as st
 
 from kselftests_py.explore import steps as s
-from kselftests_py.explore.execute import categories_of
+from kselftests_py.explore.layout import told_of_fork
 from kselftests_py.explore.model import HOLE, Model, Page, Place, Unmodelled
-from kselftests_py.lab import Capabilities, Feature
-from kselftests_py.lab import constants as scan
+from kselftests_py.explore.offer import Offer
 
 LENGTH = 16
 """Operations drawn after the setting up of memory, descriptors and threads."""
@@ -26,53 +25,6 @@ _HOWS: tuple[s.How, ...] = ("read", "write", "rmw")
 _NUMBER = st.integers(0, 15)
 _OFTEN: dict[s.Kind, int] = {"anon": 4, "shmem": 3}
 """Kinds of memory that are tried this often for each time that one of the others is: most operations are for them."""
-
-
-@dataclass(frozen=True)
-class Offer:
-    """What the kernel under test can do, and so what is tried; ``skipped`` says what is not, and why."""
-
-    kinds: tuple[s.Kind, ...]
-    modes: tuple[s.Mode, ...]
-    features: tuple[s.Feature, ...]  # each may be negotiated or not
-    swap: bool
-    thp: bool
-    move: bool
-    categories: tuple[scan.Page, ...]  # that PAGEMAP_SCAN can be asked for
-    skipped: tuple[str, ...] = ()
-
-    @classmethod
-    def of(cls, caps: Capabilities) -> Offer:
-        """From what was probed; a kernel with nothing to protect by leaves ``modes`` empty."""
-        skipped, modes = [], list[s.Mode]()
-        for mode in ("rwp", "wp"):
-            why = caps.missing(mode) or (caps.missing("page_accessed") if mode == "rwp" else None)
-            skipped += [f"{mode}: {why}"] if why else []
-            modes += [] if why else [mode]
-        kinds: list[s.Kind] = ["anon"]
-        for kind, need in (("shmem", "wp_shmem"), ("hugetlb", "hugetlb"), ("hugetlb_private", "hugetlb")):
-            why = caps.missing(need) or caps.missing("wp_shmem")
-            skipped += [f"{kind}: {why}"] if why else []
-            kinds += [] if why else [kind]  # type: ignore[list-item]
-        optional: dict[s.Feature, str] = {
-            "RWP_ASYNC": "rwp_async",
-            "WP_ASYNC": "wp_async",
-            "WP_UNPOPULATED": "wp_unpopulated",
-            "EVENT_FORK": "event_fork",
-        }
-        features = tuple(name for name, need in optional.items() if caps.missing(need) is None)
-        absent = {name: caps.missing(name) for name in ("swap", "thp", "move")}
-        skipped += [f"{name}: {why}" for name, why in absent.items() if why]
-        features += tuple(name for name in ("EVENT_REMAP",) if Feature[name] in caps.features)
-        there = {name: why is None for name, why in absent.items()}
-        known = categories_of(caps)
-        return cls(tuple(kinds), tuple(modes), features, categories=known, skipped=tuple(skipped), **there)
-
-    def always(self) -> tuple[s.Feature, ...]:
-        """The features that every descriptor negotiates."""
-        found: list[s.Feature] = ["PAGEFAULT_FLAG_WP"] if "wp" in self.modes else []
-        found += ["WP_HUGETLBFS_SHMEM"] if "wp" in self.modes and "shmem" in self.kinds else []
-        return (*found, *(("RWP",) if "rwp" in self.modes else ()))
 
 
 @dataclass
@@ -153,6 +105,10 @@ def _hole(place: Place, page: Page) -> bool:
     return page.owner is not None and page.states == {HOLE} and page.prot == "rw"
 
 
+def _cached_hole(place: Place, page: Page) -> bool:
+    return page.minor and all(one.entry == "absent" for one in page.states)
+
+
 def _movable(place: Place, page: Page) -> bool:
     return page.kind == "anon" and page.prot == "rw" and all(one.entry == "present" for one in page.states)
 
@@ -205,9 +161,13 @@ def _access(walk: Walk, raw: Raw) -> s.Step | None:
 def _register(walk: Walk, raw: Raw) -> s.Step:
     modes = walk.offer.modes
     mode: list[s.Mode] = [modes[raw.d % len(modes)]]
-    if raw.c == 7:
+    at = raw.range(walk)
+    if raw.c in (7, 11):
         mode.append("missing")
-    return s.Register(uffd=raw.uffd(walk), mode=tuple(mode), **raw.range(walk))
+    shared = walk.model.regions[at["region"]].kind == "shmem"
+    if walk.offer.minor and raw.c % 4 == 2 and (shared or raw.d == 13):
+        mode.append("minor")
+    return s.Register(uffd=raw.uffd(walk), mode=tuple(mode), **at)
 
 
 def _protect(walk: Walk, raw: Raw) -> s.Step:
@@ -231,10 +191,24 @@ def _madvise(advice: s.Advice) -> _Read:
     return lambda walk, raw: s.Madvise(process=raw.process(walk), advice=advice, **raw.range(walk))
 
 
+def _collapse(walk: Walk, raw: Raw) -> s.Step | None:
+    huge = [(region, one.pages) for region, one in enumerate(walk.model.regions) if one.thp]
+    if not huge:
+        return None
+    region, pages = huge[raw.a % len(huge)]
+    return s.Madvise(process=raw.process(walk), advice="COLLAPSE", region=region, first=0, count=pages)
+
+
 def _copy(walk: Walk, raw: Raw) -> s.Step:
     at = near(walk, raw, _hole) or raw.range(walk) | {"count": 1}
     uffd, _ = _owner(walk, raw, at)
     return s.Copy(uffd=uffd, value=500 + len(walk.steps), protect=raw.c % 2 == 1, dontwake=raw.c % 8 == 4, **at)
+
+
+def _continue(walk: Walk, raw: Raw) -> s.Step:
+    at = near(walk, raw, _cached_hole) or raw.range(walk) | {"count": 1}
+    uffd, _ = _owner(walk, raw, at)
+    return s.Continue(uffd=uffd, protect=raw.c % 2 == 1, dontwake=raw.c % 8 == 4, **at)
 
 
 def _zeropage(walk: Walk, raw: Raw) -> s.Step:
@@ -271,8 +245,7 @@ def _move(walk: Walk, raw: Raw) -> s.Step:
 
 
 def _fork(walk: Walk, raw: Raw) -> s.Step:
-    owners = {page.owner for page in walk.model.pages.values() if page.owner is not None}
-    events = sorted(one for one in owners if "EVENT_FORK" in walk.model.uffds[one].features)
+    events = sorted(told_of_fork(walk.model))
     return s.Fork(event=events[0] if events else None)
 
 
@@ -286,12 +259,18 @@ OPERATIONS: dict[str, tuple[int, _Read]] = {
     "mprotect": (4, _mprotect),
     "dontneed": (2, _madvise("DONTNEED")),
     "pageout": (2, _madvise("PAGEOUT")),
+    "free": (2, _madvise("FREE")),
+    "dontfork": (1, _madvise("DONTFORK")),
+    "dofork": (1, _madvise("DOFORK")),
+    "wipeonfork": (1, _madvise("WIPEONFORK")),
+    "keeponfork": (1, _madvise("KEEPONFORK")),
+    "collapse": (2, _collapse),
     "cold": (1, _madvise("COLD")),
     "willneed": (1, _madvise("WILLNEED")),
     "populateread": (1, _madvise("POPULATE_READ")),
     "populatewrite": (1, _madvise("POPULATE_WRITE")),
     "punchhole": (2, lambda walk, raw: s.PunchHole(**raw.range(walk))),
-    "fork": (3, _fork),
+    "fork": (4, _fork),
     "thread": (2, lambda walk, raw: s.Thread(process=raw.process(walk))),
     "wake": (1, _wake),
     "unregister": (1, _unregister),
@@ -299,8 +278,9 @@ OPERATIONS: dict[str, tuple[int, _Read]] = {
     "setmode": (3, lambda walk, raw: s.SetMode(uffd=raw.uffd(walk), asynchronous=raw.d % 2 == 1)),
     "copy": (2, _copy),
     "zeropage": (1, _zeropage),
+    "continue": (2, _continue),
     "mremap": (2, _mremap),
-    "move": (1, _move),
+    "move": (2, _move),
     "munmap": (1, lambda walk, raw: s.Munmap(process=raw.process(walk), **raw.range(walk))),
     "swapcycle": (1, lambda walk, raw: s.SwapCycle()),
     "exit": (1, lambda walk, raw: s.Exit(process=1)),
@@ -311,7 +291,13 @@ def chosen(offer: Offer) -> list[str]:
     """The names of the operations to draw from, each as often as its weight says."""
     left_out = {
         name
-        for name, there in (("setmode", "rwp" in offer.modes), ("swapcycle", offer.swap), ("move", offer.move))
+        for name, there in (
+            ("setmode", "rwp" in offer.modes),
+            ("swapcycle", offer.swap),
+            ("move", offer.move),
+            ("collapse", offer.thp),
+            ("continue", offer.minor),
+        )
         if not there
     }
     return [name for name, (weight, _) in OPERATIONS.items() if name not in left_out for _ in range(weight)]
@@ -325,7 +311,7 @@ def sequences(draw: st.DrawFn, offer: Offer, length: int = LENGTH) -> s.Sequence
     kinds = draw(st.lists(st.tuples(st.sampled_from(often), st.integers(1, 5)), min_size=1, max_size=2))
     if draw(_NUMBER) >= 8:  # mremap needs two of a kind
         kinds = [(kinds[0][0], pages) for _, pages in kinds]
-    huge = offer.thp and draw(_NUMBER) == 15
+    huge = offer.thp and draw(_NUMBER) >= 14
     for kind, pages in kinds:
         if huge and kind == "anon":
             walk.put(s.Map(kind=kind, pages=HUGE, thp=True))
@@ -348,7 +334,7 @@ def sequences(draw: st.DrawFn, offer: Offer, length: int = LENGTH) -> s.Sequence
             populated = whole if share >= 6 else whole | {"count": 1 + share % min(mapped.pages, 8)}
             walk.put(s.Populate(value=10 * (region + 1), **populated))
         if draw(_NUMBER):
-            walk.put(_register(walk, Raw(region, 0, 15, draw(_NUMBER))))
+            walk.put(_register(walk, Raw(region, 0, 8 + draw(_NUMBER) // 2, draw(_NUMBER))))
             if draw(_NUMBER) > 1:
                 first = draw(_NUMBER)
                 walk.put(_protect(walk, Raw(region, max(0, first - 8), 15 - draw(_NUMBER) * 2 // 3, 0)))
