@@ -13,7 +13,7 @@ from kselftests_py.errors import UsageError
 from kselftests_py.explore import kept, known
 from kselftests_py.explore import steps as s
 from kselftests_py.explore.model import Model
-from kselftests_py.explore.reduce import reduce, without
+from kselftests_py.explore.reduce import fewer, reduce, without
 from kselftests_py.paths import data_dir
 
 RANGE: dict[str, Any] = {"region": 0, "first": 0, "count": 2}
@@ -115,6 +115,23 @@ def test_reducing_takes_away_what_the_failure_does_not_need() -> None:
     assert made == [s.Map, s.Open, s.Thread, s.Protect, s.Access, s.Unregister]
     assert claim.step == 5
     assert smallest.steps[1] == s.Open()
+
+
+def test_what_is_dear_to_try_is_reduced_in_few_tries() -> None:
+    tries = 0
+
+    def still(sequence: s.Sequence) -> s.Claim | None:
+        nonlocal tries
+        tries += 1
+        crashes = {s.Protect, s.Access} <= {type(one) for one in sequence.steps}
+        return s.Claim(step=len(sequence.steps), check="crash") if crashes else None
+
+    waits = tuple(s.Wake(uffd=0, **RANGE) for _ in range(60))
+    long = msgspec.structs.replace(SEQUENCE, steps=(*STEPS[:9], *waits[:30], *STEPS[9:], *waits[30:]))
+    *_, (smallest, claim) = fewer(long, still)
+    assert [type(one) for one in smallest.steps] == [s.Map, s.Open, s.Thread, s.Protect, s.Access]
+    assert claim.step == 5
+    assert tries < len(long.steps) // 2
 
 
 def test_known_finding_is_recognised_and_nothing_beside_it() -> None:

@@ -10,11 +10,11 @@ from kselftests_py.errors import HarnessError
 from kselftests_py.explore import execute, explorer
 from kselftests_py.explore import steps as s
 from kselftests_py.explore.explorer import Explorer, Found
-from kselftests_py.explore.generate import Offer
+from kselftests_py.explore.offer import Offer
 from kselftests_py.machines.kernel_log import Splat
 from kselftests_py.machines.machine import Loss, MachineLost
 
-OFFER = Offer(("anon",), ("wp",), ("EVENT_FORK",), swap=False, thp=False, move=False, categories=())
+OFFER = Offer(("anon",), ("wp",), ("EVENT_FORK",), swap=False, thp=False, move=False, minor=False, categories=())
 LONG = 600.0
 
 
@@ -68,9 +68,31 @@ def test_guest_that_dies_is_kept_as_a_crash_and_the_exploration_goes_on(
     assert one.count.sequences == 60
     assert [(each.claim.check, each.confirmed, forks(each.sequence)) for each in found] == [("crash", True, True)]
     assert "Kernel panic" in found[0].claim.seen
-    assert found[0].claim.step == len(found[0].sequence.steps)
+    steps = found[0].sequence.steps
+    assert found[0].claim.step == len(steps)
+    needed = {s.Fork: 1, s.Map: 2, s.Open: 2, s.Register: 1}  # most forks need nothing; one with an event needs those
+    assert len(steps) <= sum(needed.values())
+    assert {type(step) for step in steps} <= set(needed)
     assert one.count.again > 0
     assert ground.renewed >= one.count.again + 3  # for the first: when it was lost, before its replay, and after
+
+
+def test_crashes_are_told_apart_by_what_the_kernel_says(ground: Ground, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Numbers in it make no difference, as they are others each time."""
+    lines = iter(range(1000))
+    said = ["WARNING: mm/x.c:{0} at f+0x{0}/0x80", "BUG: Bad page map in process agent  pte:{0:016x}"]
+
+    def splat() -> Splat | None:
+        return Splat("warning", said[ground.renewed > 0 and len(found) == 1].format(next(lines)), "")
+
+    all_well(monkeypatch)
+    found: list[Found] = []
+    monkeypatch.setattr(ground, "splat", splat)
+    one = exploring(ground, found)
+    one.explore(LONG, most=5)
+    assert [each.claim.seen[:12] for each in found] == ["warning: WAR", "warning: BUG"]
+    assert all(each.confirmed and not each.sequence.steps for each in found)  # as nothing at all brings them about
+    assert one.count.again == 3
 
 
 def test_machine_that_is_lost_again_and_again_ends_it(ground: Ground, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -281,6 +281,7 @@ def test_filling_installs_unarmed_pages_once() -> None:
 @pytest.mark.parametrize(
     "step",
     [
+        s.Continue(uffd=0, region=0, first=0, count=1),
         s.Access(actor=5, how="read", region=0, page=0),
         s.Access(actor=0, how="read", region=3, page=0),
         s.Protect(uffd=4, ioctl="rwprotect", region=0, first=0, count=1),
@@ -288,7 +289,7 @@ def test_filling_installs_unarmed_pages_once() -> None:
         s.Thread(process=2),
         s.Exit(process=1),
         s.Fork(event=7),
-        s.Madvise(advice="FREE", region=0, first=0, count=1),
+        s.Madvise(advice="MERGEABLE", region=0, first=0, count=1),
         s.Move(uffd=0, region=0, first=0, count=2, to=0, to_first=1),
         s.Map(kind="shmem", pages=512, thp=True),
     ],

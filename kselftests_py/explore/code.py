@@ -54,6 +54,7 @@ class Objects:
             if isinstance(step, s.Register):
                 features |= {"PAGEFAULT_FLAG_WP"} if "wp" in step.mode else set()
                 features |= {"RWP"} if "rwp" in step.mode else set()
+                features |= {"MINOR_SHMEM"} if "minor" in step.mode else set()
             elif isinstance(step, s.Move):
                 features.add("MOVE")
             elif isinstance(step, s.SetMode):
@@ -290,6 +291,10 @@ class Code:
                 mode = "UFFDIO_WRITEPROTECT_MODE_DONTWAKE" if step.dontwake else ""
             case s.Zeropage():
                 struct = "uffdio_zeropage"
+            case s.Continue():
+                struct = "uffdio_continue"
+                modes = ["UFFDIO_CONTINUE_MODE_WP"] * step.protect + ["UFFDIO_CONTINUE_MODE_DONTWAKE"] * step.dontwake
+                mode = " | ".join(modes)
         value = span if struct == "uffdio_range" else f"{{.range = {span}{f', .mode = {mode}' if mode else ''}}}"
         declared = f"struct {struct} arg{number} = {value};"
         if len(declared) > LINE:

@@ -43,6 +43,7 @@ _FILES = ("uapi", "memory", "threads", "checks")
 
 # Younger than the headers that may be there. Source: include/uapi of Linux.
 _CONSTANTS = (
+    ("UFFD_FEATURE_MINOR_SHMEM", "(1 << 10)"),
     ("UFFD_FEATURE_WP_HUGETLBFS_SHMEM", "(1 << 12)"),
     ("UFFD_FEATURE_WP_UNPOPULATED", "(1 << 13)"),
     ("UFFD_FEATURE_WP_ASYNC", "(1 << 15)"),
@@ -50,6 +51,7 @@ _CONSTANTS = (
     ("UFFD_FEATURE_RWP", "(1 << 17)"),
     ("UFFD_FEATURE_RWP_ASYNC", "(1 << 18)"),
     ("UFFDIO_REGISTER_MODE_RWP", "(1 << 3)"),
+    ("UFFDIO_CONTINUE_MODE_WP", "(1 << 1)"),
     ("PAGE_IS_WRITTEN", "(1 << 1)"),
     ("PAGE_IS_ACCESSED", "(1 << 9)"),
     ("MADV_COLD", "20"),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import time
 from collections import Counter
 from collections.abc import Callable
@@ -17,10 +18,11 @@ from hypothesis.errors import HypothesisException
 from kselftests_py.errors import HarnessError
 from kselftests_py.explore import execute, known
 from kselftests_py.explore import steps as s
-from kselftests_py.explore.generate import Offer, sequences
+from kselftests_py.explore.generate import sequences
 from kselftests_py.explore.ground import Ground
 from kselftests_py.explore.judge import WHY, judge, readable
-from kselftests_py.explore.reduce import reduce
+from kselftests_py.explore.offer import Offer
+from kselftests_py.explore.reduce import fewer, reduce
 from kselftests_py.machines.machine import Loss, MachineLost
 from kselftests_py.paths import cache_dir
 
@@ -30,6 +32,8 @@ SHRINK_S = 45.0
 """The longest that Hypothesis shrinks one contradiction, and again that ``reduce`` does."""
 SHRINK_TRIES = 100
 """Sequences that Hypothesis may try in that: after it ``reduce`` is quicker."""
+CRASH_S = 300.0
+"""The longest that a crash is shrunk: each try is a fresh boot."""
 REPLAYS = 3
 """How often a contradiction is tried again on a fresh boot before it counts as gone."""
 LOST_MAX = 3
@@ -71,7 +75,10 @@ class Count:
 
 def signature(sequence: s.Sequence, claim: s.Claim) -> tuple[str, ...]:
     """What makes two failures one: the check, the operation that it fails after, and what was seen, if that is a word
-    and not a number."""
+    and not a number. Of a crash, what the kernel said, without the numbers in it.
+    """
+    if claim.check == "crash":
+        return claim.check, re.sub(r"\s+", " ", re.sub(r"0x[0-9a-f]+|\b[0-9a-f]{8,}\b|\d+", "", claim.seen))
     step = sequence.steps[claim.step] if claim.step < len(sequence.steps) else None
     operation = "end" if step is None else type(step).__name__
     detail = str(getattr(step, "advice", "") or getattr(step, "ioctl", ""))
@@ -127,7 +134,9 @@ class Explorer:
         self._failed, self._tries, self._handed = 0.0, 0, False
         try:
             self._hypothesis(seed)
-            if self._crashed is None and self._best is not None:
+            if self._crashed is not None:
+                self._shrink_crash(*self._crashed)
+            elif self._best is not None:
                 self._shrink_until = time.monotonic() + SHRINK_S
                 self._best = reduce(*self._best, self._still)
             pending = self._crashed or self._best
@@ -138,6 +147,21 @@ class Explorer:
             if pending is not None and not self._handed:  # as far as it is shrunk
                 self._found(Found(*pending, confirmed=False))
             raise
+
+    def _shrink_crash(self, sequence: s.Sequence, claim: s.Claim) -> None:
+        """Take steps away while what is left crashes a fresh boot in the same way; not if it does not come again."""
+        until, target = time.monotonic() + CRASH_S, signature(sequence, claim)
+
+        def still(shorter: s.Sequence) -> s.Claim | None:
+            if time.monotonic() >= until:
+                return None
+            self._ground.renew()
+            found = self.attempt(shorter, single=True)
+            return found if found is not None and signature(shorter, found) == target else None
+
+        if still(sequence) is not None:
+            for self._crashed in fewer(sequence, still):
+                self._note(f"{len(self._crashed[0].steps)} steps crash it too")
 
     def _hypothesis(self, seed: int) -> None:
         settings = hypothesis.settings(
@@ -193,7 +217,7 @@ class Explorer:
             return False
         self._note(f"after {self.count.sequences} sequences, {len(sequence.steps)} steps: {claim.check}; shrinking")
         self._failed = now
-        if claim.check == "crash":  # what crashes a kernel is not tried a hundred times
+        if claim.check == "crash":  # what costs a boot each time is not for Hypothesis to shrink
             self._crashed = (sequence, claim)
             return True
         self._target, self._best = signature(sequence, claim), (sequence, claim)

@@ -13,10 +13,9 @@ from typing import Literal
 from hypothesis import strategies as st
 
 from kselftests_py.explore import steps as s
-from kselftests_py.explore.execute import categories_of
+from kselftests_py.explore.layout import told_of_fork
 from kselftests_py.explore.model import HOLE, Model, Page, Place, Unmodelled
-from kselftests_py.lab import Capabilities, Feature
-from kselftests_py.lab import constants as scan
+from kselftests_py.explore.offer import Offer
 
 LENGTH = 16
 """Operations drawn after the setting up of memory, descriptors and threads."""
@@ -24,53 +23,8 @@ HUGE = 512
 """Pages of a huge page."""
 _HOWS: tuple[s.How, ...] = ("read", "write", "rmw")
 _NUMBER = st.integers(0, 15)
-
-
-@dataclass(frozen=True)
-class Offer:
-    """What the kernel under test can do, and so what is tried; ``skipped`` says what is not, and why."""
-
-    kinds: tuple[s.Kind, ...]
-    modes: tuple[s.Mode, ...]
-    features: tuple[s.Feature, ...]  # each may be negotiated or not
-    swap: bool
-    thp: bool
-    move: bool
-    categories: tuple[scan.Page, ...]  # that PAGEMAP_SCAN can be asked for
-    skipped: tuple[str, ...] = ()
-
-    @classmethod
-    def of(cls, caps: Capabilities) -> Offer:
-        """From what was probed; a kernel with nothing to protect by leaves ``modes`` empty."""
-        skipped, modes = [], list[s.Mode]()
-        for mode in ("rwp", "wp"):
-            why = caps.missing(mode) or (caps.missing("page_accessed") if mode == "rwp" else None)
-            skipped += [f"{mode}: {why}"] if why else []
-            modes += [] if why else [mode]
-        kinds: list[s.Kind] = ["anon"]
-        for kind, need in (("shmem", "wp_shmem"), ("hugetlb", "hugetlb"), ("hugetlb_private", "hugetlb")):
-            why = caps.missing(need) or caps.missing("wp_shmem")
-            skipped += [f"{kind}: {why}"] if why else []
-            kinds += [] if why else [kind]  # type: ignore[list-item]
-        optional: dict[s.Feature, str] = {
-            "RWP_ASYNC": "rwp_async",
-            "WP_ASYNC": "wp_async",
-            "WP_UNPOPULATED": "wp_unpopulated",
-            "EVENT_FORK": "event_fork",
-        }
-        features = tuple(name for name, need in optional.items() if caps.missing(need) is None)
-        absent = {name: caps.missing(name) for name in ("swap", "thp", "move")}
-        skipped += [f"{name}: {why}" for name, why in absent.items() if why]
-        features += tuple(name for name in ("EVENT_REMAP",) if Feature[name] in caps.features)
-        there = {name: why is None for name, why in absent.items()}
-        known = categories_of(caps)
-        return cls(tuple(kinds), tuple(modes), features, categories=known, skipped=tuple(skipped), **there)
-
-    def always(self) -> tuple[s.Feature, ...]:
-        """The features that every descriptor negotiates."""
-        found: list[s.Feature] = ["PAGEFAULT_FLAG_WP"] if "wp" in self.modes else []
-        found += ["WP_HUGETLBFS_SHMEM"] if "wp" in self.modes and "shmem" in self.kinds else []
-        return (*found, *(("RWP",) if "rwp" in self.modes else ()))
+_OFTEN: dict[s.Kind, int] = {"anon": 4, "shmem": 3}
+"""Kinds of memory that are tried this often for each time that one of the others is: most operations are for them."""
 
 
 @dataclass
@@ -151,6 +105,29 @@ def _hole(place: Place, page: Page) -> bool:
     return page.owner is not None and page.states == {HOLE} and page.prot == "rw"
 
 
+def _cached_hole(place: Place, page: Page) -> bool:
+    return page.minor and all(one.entry == "absent" for one in page.states)
+
+
+def _movable(place: Place, page: Page) -> bool:
+    return page.kind == "anon" and page.prot == "rw" and all(one.entry == "present" for one in page.states)
+
+
+def _left_to_both(walk: Walk, process: int) -> Callable[[Place, Page], bool]:
+    """Private pages of *process* that a fork left to another one too, and neither has written since (I6)."""
+
+    def there(page: Page | None) -> bool:
+        return page is not None and any(one.entry != "absent" and not one.marked for one in page.states)
+
+    def fits(place: Place, page: Page) -> bool:
+        if place[0] != process or page.file or not there(page):
+            return False
+        others = [walk.model.pages.get((other, *place[1:])) for other in range(len(walk.model.alive))]
+        return any(other is not page and there(other) and other.words == page.words for other in others if other)
+
+    return fits
+
+
 _Read = Callable[[Walk, Raw], "s.Step | None"]
 
 
@@ -170,15 +147,12 @@ def _access(walk: Walk, raw: Raw) -> s.Step | None:
         return None
     actor = idle[raw.d % len(idle)]
     process = walk.model.actors[actor].process
-    marked = raw.a % 2 == 0 or len(walk.model.alive) == 1
 
-    def fits(place: Place, page: Page) -> bool:
-        """Protected; or, after a fork, private and there: neither side may see the other's writes (I6)."""
-        if place[0] != process:
-            return False
-        return any(one.marked == marked and one.entry != "absent" for one in page.states) and (marked or not page.file)
+    def protected(place: Place, page: Page) -> bool:
+        return place[0] == process and any(one.marked and one.entry != "absent" for one in page.states)
 
-    at = near(walk, raw, fits) or raw.range(walk)
+    forked = raw.a % 2 and len(walk.model.alive) > 1
+    at = near(walk, raw, _left_to_both(walk, process) if forked else protected) or raw.range(walk)
     how = _HOWS[raw.c % 3]
     value = 0 if how == "read" else 100 + len(walk.steps)
     return s.Access(actor=actor, how=how, region=at["region"], page=at["first"], value=value)
@@ -187,9 +161,13 @@ def _access(walk: Walk, raw: Raw) -> s.Step | None:
 def _register(walk: Walk, raw: Raw) -> s.Step:
     modes = walk.offer.modes
     mode: list[s.Mode] = [modes[raw.d % len(modes)]]
-    if raw.c == 7:
+    at = raw.range(walk)
+    if raw.c in (7, 11):
         mode.append("missing")
-    return s.Register(uffd=raw.uffd(walk), mode=tuple(mode), **raw.range(walk))
+    shared = walk.model.regions[at["region"]].kind == "shmem"
+    if walk.offer.minor and raw.c % 4 == 2 and (shared or raw.d == 13):
+        mode.append("minor")
+    return s.Register(uffd=raw.uffd(walk), mode=tuple(mode), **at)
 
 
 def _protect(walk: Walk, raw: Raw) -> s.Step:
@@ -213,10 +191,24 @@ def _madvise(advice: s.Advice) -> _Read:
     return lambda walk, raw: s.Madvise(process=raw.process(walk), advice=advice, **raw.range(walk))
 
 
+def _collapse(walk: Walk, raw: Raw) -> s.Step | None:
+    huge = [(region, one.pages) for region, one in enumerate(walk.model.regions) if one.thp]
+    if not huge:
+        return None
+    region, pages = huge[raw.a % len(huge)]
+    return s.Madvise(process=raw.process(walk), advice="COLLAPSE", region=region, first=0, count=pages)
+
+
 def _copy(walk: Walk, raw: Raw) -> s.Step:
     at = near(walk, raw, _hole) or raw.range(walk) | {"count": 1}
     uffd, _ = _owner(walk, raw, at)
     return s.Copy(uffd=uffd, value=500 + len(walk.steps), protect=raw.c % 2 == 1, dontwake=raw.c % 8 == 4, **at)
+
+
+def _continue(walk: Walk, raw: Raw) -> s.Step:
+    at = near(walk, raw, _cached_hole) or raw.range(walk) | {"count": 1}
+    uffd, _ = _owner(walk, raw, at)
+    return s.Continue(uffd=uffd, protect=raw.c % 2 == 1, dontwake=raw.c % 8 == 4, **at)
 
 
 def _zeropage(walk: Walk, raw: Raw) -> s.Step:
@@ -236,22 +228,24 @@ def _unregister(walk: Walk, raw: Raw) -> s.Step:
 
 def _mremap(walk: Walk, raw: Raw) -> s.Step | None:
     at = raw.range(walk)
-    to = raw.d % len(walk.model.regions)
-    to_first = raw.d // 4 % walk.model.regions[to].pages
-    if to_first + at["count"] > walk.model.regions[to].pages:
+    regions = walk.model.regions
+    alike = [to for to, one in enumerate(regions) if one.kind == regions[at["region"]].kind and to != at["region"]]
+    if not alike:
         return None
+    to = alike[raw.d % len(alike)]
+    to_first = raw.d // 4 % regions[to].pages
+    at["count"] = min(at["count"], regions[to].pages - to_first)
     return s.Mremap(process=0, to=to, to_first=to_first, **at)
 
 
 def _move(walk: Walk, raw: Raw) -> s.Step:
-    at = raw.range(walk) | {"count": 1}
+    at = near(walk, Raw(raw.a, raw.d, raw.c, 0), _movable) or raw.range(walk) | {"count": 1}
     to = near(walk, raw, _hole) or Raw(raw.d, raw.c, 0, 0).range(walk)
     return s.Move(uffd=_owner(walk, raw, to)[0], to=to["region"], to_first=to["first"], **at)
 
 
 def _fork(walk: Walk, raw: Raw) -> s.Step:
-    owners = {page.owner for page in walk.model.pages.values() if page.owner is not None}
-    events = sorted(one for one in owners if "EVENT_FORK" in walk.model.uffds[one].features)
+    events = sorted(told_of_fork(walk.model))
     return s.Fork(event=events[0] if events else None)
 
 
@@ -265,12 +259,18 @@ OPERATIONS: dict[str, tuple[int, _Read]] = {
     "mprotect": (4, _mprotect),
     "dontneed": (2, _madvise("DONTNEED")),
     "pageout": (2, _madvise("PAGEOUT")),
+    "free": (2, _madvise("FREE")),
+    "dontfork": (1, _madvise("DONTFORK")),
+    "dofork": (1, _madvise("DOFORK")),
+    "wipeonfork": (1, _madvise("WIPEONFORK")),
+    "keeponfork": (1, _madvise("KEEPONFORK")),
+    "collapse": (2, _collapse),
     "cold": (1, _madvise("COLD")),
     "willneed": (1, _madvise("WILLNEED")),
     "populateread": (1, _madvise("POPULATE_READ")),
     "populatewrite": (1, _madvise("POPULATE_WRITE")),
     "punchhole": (2, lambda walk, raw: s.PunchHole(**raw.range(walk))),
-    "fork": (3, _fork),
+    "fork": (4, _fork),
     "thread": (2, lambda walk, raw: s.Thread(process=raw.process(walk))),
     "wake": (1, _wake),
     "unregister": (1, _unregister),
@@ -278,8 +278,9 @@ OPERATIONS: dict[str, tuple[int, _Read]] = {
     "setmode": (3, lambda walk, raw: s.SetMode(uffd=raw.uffd(walk), asynchronous=raw.d % 2 == 1)),
     "copy": (2, _copy),
     "zeropage": (1, _zeropage),
+    "continue": (2, _continue),
     "mremap": (2, _mremap),
-    "move": (1, _move),
+    "move": (2, _move),
     "munmap": (1, lambda walk, raw: s.Munmap(process=raw.process(walk), **raw.range(walk))),
     "swapcycle": (1, lambda walk, raw: s.SwapCycle()),
     "exit": (1, lambda walk, raw: s.Exit(process=1)),
@@ -290,7 +291,13 @@ def chosen(offer: Offer) -> list[str]:
     """The names of the operations to draw from, each as often as its weight says."""
     left_out = {
         name
-        for name, there in (("setmode", "rwp" in offer.modes), ("swapcycle", offer.swap), ("move", offer.move))
+        for name, there in (
+            ("setmode", "rwp" in offer.modes),
+            ("swapcycle", offer.swap),
+            ("move", offer.move),
+            ("collapse", offer.thp),
+            ("continue", offer.minor),
+        )
         if not there
     }
     return [name for name, (weight, _) in OPERATIONS.items() if name not in left_out for _ in range(weight)]
@@ -300,8 +307,11 @@ def chosen(offer: Offer) -> list[str]:
 def sequences(draw: st.DrawFn, offer: Offer, length: int = LENGTH) -> s.Sequence:
     """Memory, a descriptor or two, threads; mostly something protected; and *length* operations drawn at random."""
     walk = Walk(offer)
-    kinds = draw(st.lists(st.tuples(st.sampled_from(offer.kinds), st.integers(1, 5)), min_size=1, max_size=2))
-    huge = offer.thp and draw(_NUMBER) == 15
+    often = [kind for kind in offer.kinds for _ in range(_OFTEN.get(kind, 1))]
+    kinds = draw(st.lists(st.tuples(st.sampled_from(often), st.integers(1, 5)), min_size=1, max_size=2))
+    if draw(_NUMBER) >= 8:  # mremap needs two of a kind
+        kinds = [(kinds[0][0], pages) for _, pages in kinds]
+    huge = offer.thp and draw(_NUMBER) >= 14
     for kind, pages in kinds:
         if huge and kind == "anon":
             walk.put(s.Map(kind=kind, pages=HUGE, thp=True))
@@ -324,13 +334,22 @@ def sequences(draw: st.DrawFn, offer: Offer, length: int = LENGTH) -> s.Sequence
             populated = whole if share >= 6 else whole | {"count": 1 + share % min(mapped.pages, 8)}
             walk.put(s.Populate(value=10 * (region + 1), **populated))
         if draw(_NUMBER):
-            walk.put(_register(walk, Raw(region, 0, 15, draw(_NUMBER))))
+            walk.put(_register(walk, Raw(region, 0, 8 + draw(_NUMBER) // 2, draw(_NUMBER))))
             if draw(_NUMBER) > 1:
                 first = draw(_NUMBER)
-                walk.put(_protect(walk, Raw(region, max(0, first - 8), 15 - draw(_NUMBER) // 2, 0)))
+                walk.put(_protect(walk, Raw(region, max(0, first - 8), 15 - draw(_NUMBER) * 2 // 3, 0)))
     operation = st.tuples(st.sampled_from(chosen(offer)), _NUMBER, _NUMBER, _NUMBER, _NUMBER)
     for name, *numbers in draw(st.lists(operation, min_size=length, max_size=length)):
-        step = OPERATIONS[name][1](walk, Raw(*numbers))
-        if step is not None:
-            walk.put(step)
+        _put(walk, name, Raw(*numbers))
     return s.Sequence(steps=tuple(walk.steps))
+
+
+def _put(walk: Walk, name: str, raw: Raw) -> None:
+    """The operation; where it cannot be, an access, which is what shows most. After a fork a thread of the child."""
+    step = OPERATIONS[name][1](walk, raw)
+    if step is None or not walk.put(step):
+        other = _access(walk, raw) if name != "nothing" else None
+        if other is not None:
+            walk.put(other)
+    elif isinstance(step, s.Fork):
+        walk.put(s.Thread(process=len(walk.model.alive) - 1))

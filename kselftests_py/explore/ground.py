@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from pathlib import Path
 
-from kselftests_py.explore.generate import Offer
+from kselftests_py.explore.offer import Offer
 from kselftests_py.kernels import RunningKernel
 from kselftests_py.lab import Lab
 from kselftests_py.machines.kernel_log import Splat

@@ -21,6 +21,7 @@ def drop(model: Model, pages: Iterable[Page]) -> None:
     for page in pages:
         markers = {one.marked for one in page.states} | {False} if page.mode == "wp" else {False}
         page.states = frozenset(State("absent", marked) for marked in markers)
+        page.lazy = False
 
 
 def munmap(model: Model, step: s.Munmap) -> None:
@@ -61,15 +62,19 @@ def mremap(model: Model, step: s.Mremap) -> None:
 
 def _vma(page: Page) -> tuple[Any, ...]:
     """Pages beside each other that differ in this are in different VMAs."""
-    return page.prot, page.owner, page.mode, page.missing
+    return page.prot, page.owner, page.mode, page.missing, page.minor, page.on_fork
+
+
+def told_of_fork(model: Model) -> set[int]:
+    """The userfaultfds that a fork now sends an event to."""
+    copied = {page.owner for page in model.pages.values() if page.owner is not None and "left out" not in page.on_fork}
+    return {uffd for uffd in copied if "EVENT_FORK" in model.uffds[uffd].features}
 
 
 def fork(model: Model, step: s.Fork) -> None:
     if len(model.alive) > 1 or any(page.kind == "hugetlb_private" for page in model.pages.values()):
         raise Unmodelled("a second fork, or one that may run out of huge pages")
-    follows = {page.owner for page in model.pages.values() if page.owner is not None}
-    follows = {uffd for uffd in follows if "EVENT_FORK" in model.uffds[uffd].features}
-    if follows != ({step.event} if step.event is not None else set()):
+    if told_of_fork(model) != ({step.event} if step.event is not None else set()):
         raise Unmodelled("a fork whose event nobody reads, or that sends none")
     model.alive.append(True)
     if step.event is not None:
@@ -81,7 +86,11 @@ def fork(model: Model, step: s.Fork) -> None:
             child.owner = len(model.uffds) - 1  # K2, K3: markers are copied
         else:
             child = page.unregistered()  # K1
-        if page.file:  # its entries may be left to later faults, unless they carry a marker
+        if "left out" in page.on_fork:  # MADV_DONTFORK: "do not make the pages in this range available to the child"
+            child = Page(page.kind, "")
+        elif "wiped" in page.on_fork:  # MADV_WIPEONFORK: "present the child process with zero-filled memory"
+            child.states, child.words, child.lazy = frozenset({HOLE}), frozenset({0}), False
+        elif page.file:  # its entries may be left to later faults, unless they carry a marker
             child.states |= {HOLE for one in child.states if not one.marked}
         model.pages[1, region, number] = child
 

@@ -46,13 +46,21 @@ class Page:
     owner: int | None = None  # the userfaultfd it is registered with
     mode: str = ""  # wp or rwp
     missing: bool = False
+    minor: bool = False
     states: frozenset[State] = frozenset({HOLE})
     words: Words = frozenset({0})
     huge: bool = False  # may be mapped by huge pages: what is done to it may be done to those beside it
     reclaimed: bool = False  # has been offered to reclaim
+    lazy: bool = False  # may be freed at any time (MADV_FREE), until it is written to
+    on_fork: frozenset[str] = frozenset()  # what a child will have of it: wiped, left out
 
     def unregistered(self) -> Page:
-        return replace(self, owner=None, mode="", missing=False, states=unmarked(self.states))
+        return replace(self, owner=None, mode="", missing=False, minor=False, states=unmarked(self.states))
+
+    def may_be_freed(self) -> None:
+        """As if it were dropped (``layout.drop``), or not."""
+        self.states |= {State("absent", one.marked and self.mode == "wp") for one in self.states} | {HOLE}
+        self.words = None if self.words is None else self.words | {0}
 
 
 @dataclass
@@ -178,11 +186,12 @@ class Model:
             trapped = state.marked and (page.mode == "rwp" or (page.mode == "wp" and write))
             flags, at = ("+write" if write else ""), f"{access.region}:{access.page}"
             cached = self.files[page.file].cached if page.file else frozenset({False})
-            absent = page.missing and state.entry == "absent"
-            if absent and False in cached:  # whether or not a marker of write protection is there
-                found.append(Branch("blocked", state, f"missing{flags} {at}"))
-            if absent and True not in cached:
-                continue
+            absent = state.entry == "absent"
+            if absent:  # whether or not a marker is there
+                told = {"missing": page.missing and False in cached, "minor": page.minor and True in cached}
+                found += [Branch("blocked", state, f"{why}{flags} {at}") for why, here in told.items() if here]
+                if not (False in cached and not page.missing) and not (True in cached and self._maps(page)):
+                    continue
             if trapped and self._asynchronous(page):
                 found.append(Branch("done", State("present", False)))  # F8
             elif trapped:
@@ -192,6 +201,11 @@ class Model:
             else:
                 found.append(Branch("done", State("present", state.marked)))
         return found
+
+    @staticmethod
+    def _maps(page: Page) -> bool:
+        """Whether a fault on a page that its file has may map it: also where it is on swap, not in the page cache."""
+        return not page.minor or page.reclaimed
 
     def _asynchronous(self, page: Page) -> bool:
         uffd = self.uffds[page.owner] if page.owner is not None else None
@@ -214,6 +228,9 @@ class Model:
         from kselftests_py.explore import rules
 
         self.expected = Expected()
+        for page in self.pages.values():
+            if page.lazy:
+                page.may_be_freed()
         rules.RULES[type(step)](self, step)
         for number, actor in enumerate(self.actors):
             if actor.states == {"blocked"} and number not in self.expected.accesses:
@@ -269,6 +286,7 @@ class Model:
                 self.store(page, None)  # two stores whose order nobody knows
             else:
                 self.store(page, new if sure else new | (old or frozenset()))
+            page.lazy = page.lazy and not sure
         self.present(page, access, sure=sure)
 
     def present(self, page: Page, access: s.Access, *, sure: bool) -> None:
@@ -277,7 +295,7 @@ class Model:
             return
         file = self.files[page.file]
         file.cached = frozenset({True}) if sure else file.cached | {True}
-        if access.how == "read" and not page.mode and not page.kind.startswith("hugetlb"):
+        if access.how == "read" and not page.mode and not page.minor and not page.kind.startswith("hugetlb"):
             self._fault_around(page)
 
     def spread(self, place: Place, access: s.Access) -> None:
@@ -295,8 +313,9 @@ class Model:
     def _fault_around(self, page: Page) -> None:
         """A read of a file may map neighbours that are cached; not where pages are tracked (I4)."""
         for other in self.pages.values():
-            near = other.file and page.file and other.file[0] == page.file[0] and not other.mode and other.prot
-            if near and other.file and True in self.files[other.file].cached:
+            near = other.file and page.file and other.file[0] == page.file[0] and other.prot
+            tracked = other.mode or other.minor
+            if near and not tracked and other.file and True in self.files[other.file].cached:
                 other.states |= {State("present", one.marked) for one in other.states}
 
     def words(self, page: Page) -> Words:
@@ -326,3 +345,5 @@ class Model:
         """Narrow the states of a page to those that pagemap shows."""
         found = frozenset(one for one in page.states if one.marked == marked)
         page.states = frozenset(one for one in found if one.entry in entries) or found or page.states
+        if page.lazy and all(one.entry == "absent" for one in page.states):
+            page.lazy, page.words = False, frozenset({0})

@@ -113,6 +113,11 @@ def copy_(run: Runner, step: s.Copy) -> None:
     run.call(0, ops.copy(step.uffd + 1, start, length, mode, src=run.scratch.addr))
 
 
+def continue_(run: Runner, step: s.Continue) -> None:
+    mode = (2 if step.protect else 0) | (1 if step.dontwake else 0)  # UFFDIO_CONTINUE_MODE_WP, _DONTWAKE
+    run.call(0, ops.fill("continue", step.uffd + 1, *run.range(step), mode))
+
+
 def zeropage(run: Runner, step: s.Zeropage) -> None:
     run.call(0, ops.fill("zeropage", step.uffd + 1, *run.range(step)))
 
@@ -176,6 +181,7 @@ PERFORM: dict[type, Callable[[Runner, Any], None]] = {
     s.Munmap: munmap,
     s.Mremap: mremap,
     s.Copy: copy_,
+    s.Continue: continue_,
     s.Zeropage: zeropage,
     s.Move: move,
     s.Fork: fork,

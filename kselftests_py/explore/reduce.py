@@ -61,6 +61,35 @@ def simpler(step: s.Step) -> Iterator[s.Step]:
         yield msgspec.structs.replace(step, count=step.count - 1)
 
 
+def fewer(sequence: s.Sequence, still: Callable[[s.Sequence], s.Claim | None]) -> Iterator[tuple[s.Sequence, s.Claim]]:
+    """Ever shorter sequences of which *still* gives a claim, in few tries: halves, quarters and so on are taken away,
+    the last steps first. For what is dear to try, such as a sequence that costs a boot.
+    """
+    chunk = len(sequence.steps) // 2
+    while chunk:
+        end = len(sequence.steps)
+        while end > 0:
+            steps = sequence.steps
+            for number in reversed(range(max(0, end - chunk), end)):
+                left = without(steps, number)
+                steps = steps if left is None else left
+            end -= chunk
+            candidate = msgspec.structs.replace(sequence, steps=steps)
+            found = still(candidate) if len(steps) < len(sequence.steps) and _judged(candidate) else None
+            if found is not None:
+                sequence = candidate
+                yield sequence, found
+        chunk //= 2
+
+
+def _judged(sequence: s.Sequence) -> bool:
+    try:
+        readable(sequence)
+    except Unmodelled:
+        return False
+    return True
+
+
 def smaller(sequence: s.Sequence) -> Iterator[s.Sequence]:
     """Sequences simpler by one thing that the model can judge: first without a step, the last ones first."""
     steps = sequence.steps
@@ -71,11 +100,8 @@ def smaller(sequence: s.Sequence) -> Iterator[s.Sequence]:
         if candidate is None:
             continue
         shorter = msgspec.structs.replace(sequence, steps=candidate)
-        try:
-            readable(shorter)
-        except Unmodelled:
-            continue
-        yield shorter
+        if _judged(shorter):
+            yield shorter
 
 
 def reduce(

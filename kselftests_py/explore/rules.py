@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterable
 from typing import Any
 
 from kselftests_py.explore import steps as s
+from kselftests_py.explore.advice import inside, madvise, touch
 from kselftests_py.explore.layout import drop, exit_, fork, move, mremap, munmap, refused, swap_cycle
 from kselftests_py.explore.model import HOLE, Actor, File, Model, Page, State, Uffd, Unmodelled, unmarked
 
@@ -25,28 +26,10 @@ def map_(model: Model, step: s.Map) -> None:
 
 
 def populate(model: Model, step: s.Populate) -> None:
-    _touch(model, 0, step, "write")
+    touch(model, 0, step, "write")
     for number, page in enumerate(model.mapped(0, step.region, step.first, step.count), step.first):
         model.store(page, frozenset({step.value + number}))
-
-
-def _touch(model: Model, process: int, step: s.Populate | s.Madvise, how: s.How) -> None:
-    """An access to each page, by a thread that nothing may block."""
-    accesses = [
-        s.Access(actor=0, how=how, region=step.region, page=number)
-        for number in range(step.first, step.first + step.count)
-    ]
-    model.mapped(process, step.region, step.first, step.count)
-    for access in accesses:
-        if {branch.outcome for branch in model.branches(process, access)} != {"done"}:
-            raise Unmodelled("populating what may trap")
-    for access in accesses:
-        place = (process, step.region, access.page)
-        page = model.pages[place]
-        page.states = frozenset(branch.state for branch in model.branches(process, access))
-        if page.huge:
-            model.spread(place, access)
-        model.present(page, access, sure=True)
+        page.lazy = False
 
 
 def open_(model: Model, step: s.Open) -> None:
@@ -62,6 +45,11 @@ def register(model: Model, step: s.Register) -> None:
     modes = frozenset(step.mode)
     if not modes or modes >= {"wp", "rwp"} or ("rwp" in modes and "RWP" not in uffd.features):
         return refused(model, "EINVAL")  # R2, R3, R4
+    if "minor" in modes:
+        if pages[0].kind == "anon":
+            return refused(model, "EINVAL")  # R9
+        if pages[0].kind.startswith("hugetlb") or "MINOR_SHMEM" not in uffd.features:
+            raise Unmodelled("minor faults of hugetlb, or without the feature")
     for page in pages:  # R13: judged in the order of addresses
         if "rwp" in modes and page.prot == "none":
             return refused(model, "EINVAL")  # R10
@@ -70,11 +58,13 @@ def register(model: Model, step: s.Register) -> None:
         if page.owner == step.uffd and page.mode and page.mode not in modes:
             return refused(model, "EBUSY")  # R14
     if any(
-        page.owner is not None and (page.mode not in modes or page.missing != ("missing" in modes)) for page in pages
+        page.owner is not None
+        and (page.mode not in modes or page.missing != ("missing" in modes) or page.minor != ("minor" in modes))
+        for page in pages
     ):
         raise Unmodelled("registering again with other modes")
     for page in pages:  # R18: registration arms nothing
-        page.owner, page.missing = step.uffd, page.missing or "missing" in modes
+        page.owner, page.missing, page.minor = step.uffd, "missing" in modes, "minor" in modes
         page.mode = page.mode or ("rwp" if "rwp" in modes else "wp" if "wp" in modes else "")
     return None
 
@@ -167,61 +157,6 @@ def mprotect(model: Model, step: s.Mprotect) -> None:
         page.prot = step.prot  # G1: what is armed stays armed
 
 
-def madvise(model: Model, step: s.Madvise) -> None:
-    pages = model.mapped(step.process, step.region, step.first, step.count)
-    rule = _ADVICES.get(step.advice)
-    if rule is None or (pages[0].kind.startswith("hugetlb") and step.advice in ("PAGEOUT", "COLD", "WILLNEED")):
-        raise Unmodelled(f"MADV_{step.advice} of {pages[0].kind} memory")
-    rule(model, step, pages)
-
-
-def _dontneed(model: Model, step: s.Madvise, pages: list[Page]) -> None:
-    drop(model, pages)
-    for page in pages:
-        if page.file is None:
-            page.words = frozenset({0})
-    for number, actor in enumerate(model.actors):
-        here = actor.process == step.process and actor.access is not None
-        if here and _inside(actor, step) and "blocked" in actor.states:
-            model.retry([number], maybe=True)  # I1 has an exception for pages that are dropped
-
-
-def _inside(actor: Actor, step: s.Madvise | s.PunchHole) -> bool:
-    assert actor.access is not None
-    return actor.access.region == step.region and step.first <= actor.access.page < step.first + step.count
-
-
-def _pageout(model: Model, step: s.Madvise, pages: list[Page]) -> None:
-    """Reclaim takes what it likes, and keeps protection (userfaultfd.rst; I3): in every mapping of a file."""
-    files = {page.file for page in pages if page.file}
-    for page in [*pages, *(one for one in model.pages.values() if one.file in files)]:
-        out = "absent" if page.file else "swapped"
-        page.reclaimed = True
-        page.states |= {State(out, one.marked) for one in page.states if one.entry == "present"}
-
-
-def _nothing(model: Model, step: s.Madvise, pages: list[Page]) -> None:
-    """Advice that shows in nothing that is looked at."""
-
-
-def _populate_read(model: Model, step: s.Madvise, pages: list[Page]) -> None:
-    _touch(model, step.process, step, "read")
-
-
-def _populate_write(model: Model, step: s.Madvise, pages: list[Page]) -> None:
-    _touch(model, step.process, step, "write")
-
-
-_ADVICES = {
-    "DONTNEED": _dontneed,
-    "PAGEOUT": _pageout,
-    "COLD": _nothing,
-    "WILLNEED": _nothing,
-    "POPULATE_READ": _populate_read,  # I3: whoever makes the access
-    "POPULATE_WRITE": _populate_write,
-}
-
-
 def punch_hole(model: Model, step: s.PunchHole) -> None:
     model.span(0, step.region, step.first, step.count)
     files = {(step.region, page) for page in range(step.first, step.first + step.count)}
@@ -231,7 +166,7 @@ def punch_hole(model: Model, step: s.PunchHole) -> None:
         model.files[file] = File()
     drop(model, [page for page in model.pages.values() if page.file in files])
     for number, actor in enumerate(model.actors):
-        if actor.access is not None and "blocked" in actor.states and _inside(actor, step):
+        if actor.access is not None and "blocked" in actor.states and inside(actor, step):
             model.retry([number], maybe=True)
 
 
@@ -247,7 +182,7 @@ def _fill(model: Model, step: s.Copy | s.Zeropage, word: int, *, protect: bool, 
         return refused(model, "EEXIST")
     if cached != {False} or page.states != {HOLE}:
         raise Unmodelled("filling what may be there")
-    page.states = frozenset({State("present", protect)})  # X3
+    page.states, page.lazy = frozenset({State("present", protect)}), False  # X3
     model.store(page, frozenset({word}))
     if page.file:
         model.files[page.file].cached = frozenset({True})
@@ -260,6 +195,30 @@ def copy_(model: Model, step: s.Copy) -> None:
     if step.count != 1:
         raise Unmodelled("filling several pages")
     _fill(model, step, step.value + step.first, protect=step.protect, wakes=not step.dontwake)
+
+
+def continue_(model: Model, step: s.Continue) -> None:
+    """UFFDIO_CONTINUE(2const): maps the page that the file has."""
+    (page,) = model.mapped(model.uffd(step.uffd).process, step.region, step.first, 1) if step.count == 1 else (None,)
+    if page is None or page.file is None or page.owner != step.uffd or not page.minor or page.prot != "rw":
+        raise Unmodelled("continuing several pages, or where no minor faults are told of")
+    if step.protect and page.mode != "wp":
+        return refused(model, "EINVAL")  # X2
+    cached = model.files[page.file].cached
+    if not any(one.entry == "absent" for one in page.states):
+        return refused(model, "EEXIST")
+    armed = {one.marked for one in page.states}
+    if len(cached) > 1 or page.reclaimed or any(one.entry != "absent" for one in page.states):
+        raise Unmodelled("continuing what may be mapped, or may be on swap")
+    if cached == {False}:
+        return refused(model, "EFAULT")
+    if page.mode == "rwp" and armed != {False}:
+        raise Unmodelled("continuing where an armed page was")
+    # X4; without MODE_WP userfaultfd.rst does not say whether the protection of a hole outlives it
+    page.states = frozenset(State("present", marked) for marked in ({True} if step.protect else armed | {False}))
+    if not step.dontwake:
+        model.retry(list(model.waiting(step.uffd, step.region, step.first, 1)))
+    return None
 
 
 def zeropage(model: Model, step: s.Zeropage) -> None:
@@ -287,6 +246,7 @@ RULES: dict[type, Callable[[Model, Any], None]] = {
     s.Munmap: munmap,
     s.Mremap: mremap,
     s.Copy: copy_,
+    s.Continue: continue_,
     s.Zeropage: zeropage,
     s.Move: move,
     s.Fork: fork,

@@ -52,7 +52,7 @@ Text = Annotated[str, Meta(max_length=400)]
 
 Kind = Literal["anon", "shmem", "tmpfs", "hugetlb", "hugetlb_private"]
 Prot = Literal["none", "r", "rw"]
-Mode = Literal["missing", "wp", "rwp"]
+Mode = Literal["missing", "minor", "wp", "rwp"]
 Ioctl = Literal["rwprotect", "writeprotect"]
 How = Literal["read", "write", "rmw"]
 Feature = Literal[
@@ -63,6 +63,7 @@ Feature = Literal[
     "WP_UNPOPULATED",
     "WP_ASYNC",
     "MOVE",
+    "MINOR_SHMEM",
     "RWP",
     "RWP_ASYNC",
 ]
@@ -125,14 +126,14 @@ class Open(_Step, frozen=True, kw_only=True):
     userfaultfd. ``errno`` is that of UFFDIO_API.
     """
 
-    features: Annotated[tuple[Feature, ...], Meta(max_length=9)] = ()
+    features: Annotated[tuple[Feature, ...], Meta(max_length=16)] = ()
 
 
 class Register(_Range, frozen=True, kw_only=True):
     """UFFDIO_REGISTER of the range with UFFDIO_REGISTER_MODE_ bits ``mode``."""
 
     uffd: Index
-    mode: Annotated[tuple[Mode, ...], Meta(max_length=3)]
+    mode: Annotated[tuple[Mode, ...], Meta(max_length=4)]
 
 
 class Unregister(_Range, frozen=True, kw_only=True):
@@ -246,6 +247,16 @@ class Copy(_Range, frozen=True, kw_only=True):
     dontwake: bool = False
 
 
+class Continue(_Range, frozen=True, kw_only=True):
+    """UFFDIO_CONTINUE of the range. Mode: MODE_WP if ``protect``, MODE_DONTWAKE if ``dontwake``. ``errno`` as
+    of ``Copy``.
+    """
+
+    uffd: Index
+    protect: bool = False
+    dontwake: bool = False
+
+
 class Zeropage(_Range, frozen=True, kw_only=True):
     """UFFDIO_ZEROPAGE of the range, mode 0."""
 
@@ -300,6 +311,7 @@ Step = (
     | Munmap
     | Mremap
     | Copy
+    | Continue
     | Zeropage
     | Move
     | Fork

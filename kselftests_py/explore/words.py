@@ -111,6 +111,10 @@ def _memory(step: s.Step) -> str:
             modes = ["MODE_WP"] * step.protect + ["MODE_DONTWAKE"] * step.dontwake
             mode = f", {' and '.join(modes)}" if modes else ""
             return f"UFFDIO_COPY of {step.value} + page number onto {_pages(step)}, by userfaultfd {step.uffd}{mode}."
+        case s.Continue():
+            modes = ["MODE_WP"] * step.protect + ["MODE_DONTWAKE"] * step.dontwake
+            mode = f", {' and '.join(modes)}" if modes else ""
+            return f"UFFDIO_CONTINUE of {_pages(step)}, by userfaultfd {step.uffd}{mode}."
         case s.Move():
             return f"UFFDIO_MOVE of {_pages(step)} {_target(step.to, step.to_first)}, by userfaultfd {step.uffd}."
         case s.Mprotect():
@@ -192,7 +196,7 @@ def call_name(sequence: s.Sequence, number: int) -> str:
             return "UFFDIO_API"
         case s.SetMode():
             return "UFFDIO_SET_MODE"
-        case s.Register() | s.Unregister() | s.Wake() | s.Copy() | s.Zeropage() | s.Move():
+        case s.Register() | s.Unregister() | s.Wake() | s.Copy() | s.Continue() | s.Zeropage() | s.Move():
             return f"UFFDIO_{type(step).__name__.upper()}"
         case s.Madvise():
             return f"madvise MADV_{step.advice}"

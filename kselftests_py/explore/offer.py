@@ -1,0 +1,61 @@
+"""What the explorer tries on a kernel, by what was probed there."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from kselftests_py.explore import steps as s
+from kselftests_py.explore.execute import categories_of
+from kselftests_py.lab import Capabilities, Feature
+from kselftests_py.lab import constants as scan
+
+_NEEDS = {"swap": "swap", "thp": "thp", "move": "move", "minor": "minor_shmem"}
+
+
+@dataclass(frozen=True)
+class Offer:
+    """What the kernel under test can do, and so what is tried; ``skipped`` says what is not, and why."""
+
+    kinds: tuple[s.Kind, ...]
+    modes: tuple[s.Mode, ...]
+    features: tuple[s.Feature, ...]  # each may be negotiated or not
+    swap: bool
+    thp: bool
+    move: bool
+    minor: bool  # of shared memory
+    categories: tuple[scan.Page, ...]  # that PAGEMAP_SCAN can be asked for
+    skipped: tuple[str, ...] = ()
+
+    @classmethod
+    def of(cls, caps: Capabilities) -> Offer:
+        """From what was probed; a kernel with nothing to protect by leaves ``modes`` empty."""
+        skipped, modes = [], list[s.Mode]()
+        for mode in ("rwp", "wp"):
+            why = caps.missing(mode) or (caps.missing("page_accessed") if mode == "rwp" else None)
+            skipped += [f"{mode}: {why}"] if why else []
+            modes += [] if why else [mode]
+        kinds: list[s.Kind] = ["anon"]
+        for kind, need in (("shmem", "wp_shmem"), ("hugetlb", "hugetlb"), ("hugetlb_private", "hugetlb")):
+            why = caps.missing(need) or caps.missing("wp_shmem")
+            skipped += [f"{kind}: {why}"] if why else []
+            kinds += [] if why else [kind]  # type: ignore[list-item]
+        optional: dict[s.Feature, str] = {
+            "RWP_ASYNC": "rwp_async",
+            "WP_ASYNC": "wp_async",
+            "WP_UNPOPULATED": "wp_unpopulated",
+            "EVENT_FORK": "event_fork",
+        }
+        features = tuple(name for name, need in optional.items() if caps.missing(need) is None)
+        absent = {name: caps.missing(need) for name, need in _NEEDS.items()}
+        skipped += [f"{name}: {why}" for name, why in absent.items() if why]
+        features += tuple(name for name in ("EVENT_REMAP",) if Feature[name] in caps.features)
+        there = {name: why is None for name, why in absent.items()}
+        known = categories_of(caps)
+        return cls(tuple(kinds), tuple(modes), features, categories=known, skipped=tuple(skipped), **there)
+
+    def always(self) -> tuple[s.Feature, ...]:
+        """The features that every descriptor negotiates."""
+        found: list[s.Feature] = ["PAGEFAULT_FLAG_WP"] if "wp" in self.modes else []
+        found += ["WP_HUGETLBFS_SHMEM"] if "wp" in self.modes and "shmem" in self.kinds else []
+        found += ["MINOR_SHMEM"] if self.minor else []
+        return (*found, *(("RWP",) if "rwp" in self.modes else ()))
