@@ -12,7 +12,7 @@ static const char *const names[] = {
 	"touch_neighbour", "corrupt",	     "corrupt_protect",	 "corrupt_evicted", "duplicate_event", "hide_accessed",
 	"drop_write",	 "break_log",	     "drop_in_child",
 	"swallow_errno",	 "partial",	     "wrong_mask",	 "invert_marker",   "wrong_category", "stale_tables",
-	"slow_resolve",
+	"slow_resolve",	 "hide_flags",
 };
 
 #define NAMES (sizeof(names) / sizeof(names[0]))

@@ -167,6 +167,14 @@ static json_t *to_text(char *text, size_t len)
 	return json_stringn(text, len);
 }
 
+/* Control hide_flags: of the flags of a mapping in smaps, those of userfaultfd are not to be seen. */
+static void hide_flags(char *text, size_t len)
+{
+	for (size_t i = 0; i + 2 < len; i++)
+		if (text[i] == ' ' && text[i + 1] == 'u' && strchr("mirw", text[i + 2]))
+			text[i + 1] = '-';
+}
+
 static json_t *op_proc_read(struct kst_subject *s, const json_t *args)
 {
 	/* Files of text that show the subject and change nothing. */
@@ -182,7 +190,6 @@ static json_t *op_proc_read(struct kst_subject *s, const json_t *args)
 	ssize_t n = 0;
 	int fd, err;
 
-	(void)s;
 	if (!kst_arg_str(args, "name", &name, &reply) ||
 	    !kst_arg_range_or(args, "max", TEXT_MAX, 1, TEXT_MAX, &max, &reply))
 		return reply;
@@ -202,6 +209,8 @@ static json_t *op_proc_read(struct kst_subject *s, const json_t *args)
 	} while (got < max && (n > 0 || (n < 0 && errno == EINTR)));
 	err = errno;
 	close(fd);
+	if (kst_control(s, "hide_flags"))
+		hide_flags(text, got);
 	reply = n < 0 ? kst_errno(err, path) : kst_ok(json_pack("{s:o}", "text", to_text(text, got)));
 	free(text);
 	return reply;

@@ -28,6 +28,7 @@ const struct kst_op kst_access_ops[] = {{NULL, NULL}};
 const struct kst_op kst_race_ops[] = {{NULL, NULL}};
 const struct kst_op kst_knob_ops[] = {{NULL, NULL}};
 const struct kst_op kst_pin_ops[] = {{NULL, NULL}};
+const struct kst_op kst_signal_ops[] = {{NULL, NULL}};
 const struct kst_op kst_vcpu_ops[] = {{NULL, NULL}};
 json_t *kst_kernel_log(void);
 

@@ -27,6 +27,7 @@ static const struct knob {
 } knobs[] = {
 	{"compact_memory", "/proc/sys/vm/compact_memory", W_OK},
 	{"vmstat", "/proc/vmstat", R_OK},
+	{"clear_refs", "/proc/self/clear_refs", W_OK}, /* of this process alone */
 	{"ksm_run", KSM "run", W_OK},
 	{"ksm_sleep", KSM "sleep_millisecs", W_OK},
 	{"ksm_pages_to_scan", KSM "pages_to_scan", W_OK},

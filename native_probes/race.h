@@ -44,9 +44,11 @@ struct race {
 	int (*disturb)(struct race *race); /* 0 or an errno, over and over again; NULL: nothing */
 	pthread_t disturber;
 	bool disturbed; /* the thread was started */
+	bool vanishes;  /* `spare` is wanted */
 	bool helped;    /* it reads messages as well, so that one of the last round may be counted late */
 	int disturb_err;
 	uint64_t disturbances;
+	struct kst_mem spare; /* memory that comes and goes while it is protected and resolved; addr NULL: there is none */
 	/* What was seen. */
 	uint64_t messages, unarmed, asleep, escaped, again;
 	char first[160];

@@ -125,6 +125,18 @@ static void any_moment(struct race *race, uint64_t most_ns)
 	clock_nanosleep(CLOCK_MONOTONIC, 0, &pause, NULL);
 }
 
+/* Protects, and resolves, the memory that comes and goes: done, or ENOENT since it is not there. 0 or an errno. */
+static int spare_too(struct race *race)
+{
+	int err = 0;
+
+	for (int on = 1; !err && race->vanishes && on >= 0; on--) {
+		err = kst_track_protect(&race->track, race->spare.addr, race->spare.len, on);
+		err = err == ENOENT ? 0 : err;
+	}
+	return err;
+}
+
 static json_t *one_round(struct race *race)
 {
 	bool blocked = true;
@@ -138,6 +150,8 @@ static json_t *one_round(struct race *race)
 		err = kst_track_set_async(&race->track, false);
 	if (!err)
 		err = kst_track_protect(&race->track, race->mem.addr, race->mem.len, true);
+	if (!err)
+		err = spare_too(race);
 	if (!err && race->round % CHECKED) {
 		any_moment(race, RACE_NS);
 	} else if (!err) {
@@ -186,6 +200,8 @@ static json_t *prepare(struct race *race, const char *kind, uint64_t pages)
 {
 	json_t *reply = kst_mem_map(&race->mem, kind, pages);
 
+	if (!reply && race->vanishes)
+		reply = kst_mem_map(&race->spare, "anon", 4);
 	if (!reply)
 		reply = open_track(race);
 	race->pagemap = open("/proc/self/pagemap", O_RDONLY | O_CLOEXEC);
@@ -259,6 +275,7 @@ static json_t *op_race(struct kst_subject *s, const json_t *args)
 	if (race->all_blocked >= 0)
 		close(race->all_blocked);
 	kst_mem_unmap(&race->mem);
+	kst_mem_unmap(&race->spare);
 	free(race);
 	return reply;
 }

@@ -107,6 +107,21 @@ static int disturb_unmap(struct race *race)
 	return err;
 }
 
+/* Memory comes, is registered, and goes, while the rounds protect and resolve it. */
+static int disturb_vanish(struct race *race)
+{
+	const int flags = MAP_FIXED | MAP_PRIVATE | MAP_ANONYMOUS;
+	int err = kst_mem_map_at(&race->spare, race->spare.addr);
+
+	if (err)
+		return err;
+	kst_mem_touch(&race->spare, true);
+	err = kst_track_register(&race->track, &race->spare, 0);
+	if (!err && mmap(race->spare.addr, race->spare.len, PROT_NONE, flags, -1, 0) == MAP_FAILED)
+		err = errno;
+	return err;
+}
+
 /* Another userfaultfd of this process, with memory of its own, goes through its modes. */
 static int disturb_descriptor(struct race *race)
 {
@@ -137,7 +152,7 @@ static const struct disturbance {
 } disturbances[] = {
 	{ "none", NULL },		{ "fork", disturb_fork },	    { "scan", disturb_scan },
 	{ "mprotect", disturb_mprotect }, { "unmap", disturb_unmap },	    { "descriptor", disturb_descriptor },
-	{ "reader", kst_race_read },
+	{ "reader", kst_race_read },	  { "vanish", disturb_vanish },
 };
 
 const char *kst_race_disturbance(struct race *race, const char *name)
@@ -147,6 +162,7 @@ const char *kst_race_disturbance(struct race *race, const char *name)
 			continue;
 		race->disturb = disturbances[i].fn;
 		race->helped = race->disturb == kst_race_read;
+		race->vanishes = race->disturb == disturb_vanish;
 		return disturbances[i].name;
 	}
 	return NULL;

@@ -18,6 +18,9 @@
 #define HUGE_2MB_SHIFT (21 << 26) /* MAP_HUGE_2MB and MFD_HUGE_2MB */
 #define BYTES_MAX (1ull << 40)
 #define ALIGN_MAX (1ull << 30)
+#ifndef MAP_DROPPABLE
+#define MAP_DROPPABLE 0x08 /* include/uapi/linux/mman.h, since 6.11 */
+#endif
 
 /* A nameless file on the first tmpfs there is, or -1. */
 static int open_tmpfs(void)
@@ -66,6 +69,7 @@ static const struct kind {
 	{"shmem_private", open_shmem, MAP_PRIVATE, SMALL, false},
 	{"shmem_read_only", open_shmem, MAP_SHARED, SMALL, true},
 	{"tmpfs", open_tmpfs, MAP_SHARED, SMALL, false},
+	{"droppable", no_file, MAP_DROPPABLE | MAP_ANONYMOUS, SMALL, false}, /* no kind that userfaultfd serves */
 	{"hugetlb", open_hugetlb, MAP_SHARED, HUGE, false},
 	{"hugetlb_private", no_file, MAP_PRIVATE | MAP_ANONYMOUS | MAP_HUGETLB | HUGE_2MB_SHIFT, HUGE, false},
 	{NULL, NULL, 0, 0, false},

@@ -43,7 +43,7 @@ def test_each_kind_accesses_what_it_protects() -> None:
 def test_pages_that_are_gone_are_not_judged() -> None:
     some = cell("anon")
     some.gone = range(1, 3)
-    assert some.armed == {0, 3, 6}
+    assert some.armed == {0, 3, 5, 6}
     assert some.left == [0, 3, 4, 5, 6, 7]
     assert [page for page, _ in accesses(some)] == [4, 7, 0, 3, 6]
     marked = [f"{1 << 57:x}" if page in (0, 1, 3) else "0" for page in range(8)]

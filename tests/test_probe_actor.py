@@ -132,3 +132,16 @@ def test_forked_subject_has_no_actors_but_can_make_some(agent: Agent, subject: S
     agent.call(op="subject_end", subject=child.number)
     assert await_end(child.pid)
     assert access(subject, actor, "read", addr)["value"] == 7
+
+
+def test_signal_is_handled_and_the_access_goes_on(subject: Subject) -> None:
+    addr = subject.region(kind="anon", pages=1)["addr"]
+    actor = subject.actor()["actor"]
+    assert subject.interrupt(actor=actor)["handled"], "it waits for something to do"
+    ticket = subject.touch(actor=actor, how="rmw", addr=addr, stride=0, count=100_000, value=1)["ticket"]
+    assert subject.interrupt(actor=actor)["handled"]
+    done = subject.ticket(ticket=ticket, want="done", timeout_ms=60000)
+    assert (done["state"], done["count"]) == ("done", 100_000)
+    assert "signal" not in done
+    assert subject.peek(addr=addr)["value"] == 100_000
+    assert "actor" in subject.reply("interrupt", actor=77)["error"]

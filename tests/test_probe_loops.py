@@ -332,7 +332,7 @@ def test_wrong_argument_is_refused_by_name(send: Send, op: str, good: Json, chan
         ("evict", EVICT | {"mode": "rwp"}),
         ("evict", EVICT | {"variant": "no_wake"}),
         *(("kernel_access", ACCESS | {"accessor": name}) for name in ACCESSORS),
-        *(("race", RACE | {"disturb": name}) for name in ("none", "fork", "unmap", "descriptor", "reader")),
+        *(("race", RACE | {"disturb": name}) for name in ("none", "fork", "unmap", "vanish", "descriptor", "reader")),
     ],
 )
 def test_a_loop_leaves_nothing_behind(send: Send, op: str, args: Json) -> None:

@@ -51,6 +51,15 @@ def test_file_opened_for_reading_can_never_be_written(agent: Agent) -> None:
     assert subject.reply("region", kind="shmem_read_only", pages=1)["errno"] == "EACCES"
 
 
+def test_flags_of_userfaultfd_can_be_hidden(agent: Agent, subject: Subject) -> None:
+    """Control hide_flags: smaps has the flag of a registered mapping, and then has it no more."""
+    need_wp(agent)
+    subject.wp_region()
+    assert " uw" in subject.proc_read(name="smaps")["text"]
+    subject.control(name="hide_flags")
+    assert " uw" not in subject.proc_read(name="smaps")["text"]
+
+
 def test_locked_memory_is_counted(subject: Subject) -> None:
     region = subject.region(kind="anon", pages=4)
 

@@ -123,6 +123,10 @@ class Actor:
         """Access *addr*; *how* is ``read``, ``write``, ``rmw``, ``exec`` or a system call (docs/probe-protocol.md)."""
         return self._give(lambda actor: ops.access(actor, how, addr, value))
 
+    def interrupt(self) -> bool:
+        """Send its thread a signal that it handles, in the middle of an access too; false: it did not within 2 s."""
+        return self._subject.call(ops.interrupt(self.handle)).handled
+
     def repeat(self, how: str, addr: int) -> Ticket:
         """Access *addr* again and again, for as long as any test lasts."""
         return self._give(lambda actor: ops.repeat(actor, how, addr, MANY_TIMES))

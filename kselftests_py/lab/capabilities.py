@@ -124,6 +124,7 @@ _CHECKS: dict[str, _Check] = {
     "shmem_thp": _flag("shmem_thp", "huge pages of shared memory are not switched on"),
     "hwpoison": _flag("hwpoison", "no handling of memory failures (CONFIG_MEMORY_FAILURE)"),
     "page_flags": _flag("page_flags", "/proc/kpageflags cannot be read"),
+    "clear_refs": lambda caps: None if "clear_refs" in caps.raw.knobs else "no /proc/self/clear_refs can be written",
     "io_uring": _flag("io_uring", "io_uring_setup(2) is not to be had"),
     "zswap": _knobs("zswap_enabled", option="CONFIG_ZSWAP"),
     "compaction": _knobs("compact_memory", option="CONFIG_COMPACTION"),

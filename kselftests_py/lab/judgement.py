@@ -35,13 +35,14 @@ def accesses(cell: Cell) -> list[tuple[int, str]]:
     ]
 
 
-def judge(case: Case, *, close: bool = True) -> dict[str, str]:
+def judge(case: Case, *, close: bool = True, closed: bool = False) -> dict[str, str]:
     """Whether marker, trap and contents of each cell are what they were before the operation; what is wrong, by cell.
 
     Pages that were protected have the marker, and each access to them traps (RWP) or those that write do (WP); the
-    others neither; in async mode just what is accessed is reported; no byte has changed. At the end a sync cell is
-    resolved, and the descriptor of an async one closed (without *close*, as where a child has it too, its range is
-    unregistered): nothing is left then.
+    others neither; in async mode just what is accessed is reported; no byte has changed. At the end nothing is left: of
+    a sync cell half of what is protected is resolved, then its descriptor is closed while threads wait for the rest (a
+    huge page is resolved as a whole, or with *closed* by closing); the descriptor of an async one is closed. Without
+    *close*, as where a child has the descriptor too, a sync cell is resolved and an async one unregistered.
     """
     wrong: dict[str, str] = {}
     actors: list[int] = []
@@ -50,7 +51,7 @@ def judge(case: Case, *, close: bool = True) -> dict[str, str]:
         wanted = sum(1 + len(_waiting(cell)) for cell in cells)
         actors += [new.actor for new in case.subject.batch(*[ops.actor() for _ in range(wanted - len(actors))])]
         crew = iter(actors)
-        steps = [_steps(cell, crew, close) for cell in cells]
+        steps = [_steps(cell, crew, _finish(cell, close, closed)) for cell in cells]
         try:
             seen = _run(cells, steps)
         except ProbeError as error:  # a thread is still asleep that was to pass, and cannot be given more to do
@@ -73,7 +74,7 @@ def _waiting(cell: Cell) -> list[tuple[int, str]]:
 Steps = Mapping[str, list[Op[Any]]]
 
 
-def _steps(cell: Cell, actors: Iterator[int], close: bool) -> Steps:
+def _steps(cell: Cell, actors: Iterator[int], end: list[Op[Any]]) -> Steps:
     """All that is to be seen of a cell: one actor makes the accesses that pass, each other one has its own."""
     passer = next(actors)
     crew = {access: next(actors) for access in _waiting(cell)}
@@ -87,7 +88,7 @@ def _steps(cell: Cell, actors: Iterator[int], close: bool) -> Steps:
         ],
         "after": [scan(cell, touched(cell))],
         "events": [ops.events(cell.uffd.handle)],
-        "end": _finish(cell, close),
+        "end": end,
         "woken": [ops.latest_ticket(actor, "done", WAIT_MS) for actor in crew.values()],
         "left": [pagemap(cell)],
         "sums": cell.sums_of(cell.region),
@@ -133,11 +134,19 @@ def _access(cell: Cell, access: tuple[int, str], actor: int, wanted: str | None)
     return [ops.access(actor, how, at, value), ops.latest_ticket(actor, wanted, WAIT_MS)]
 
 
-def _finish(cell: Cell, close: bool) -> list[Op[Any]]:
+def _finish(cell: Cell, close: bool, closed: bool) -> list[Op[Any]]:
+    uffd, region, armed = cell.uffd.handle, cell.region, sorted(cell.armed)
+    if close and (closed or cell.delivery == "async"):
+        return [ops.uffd_close(uffd)]
     if cell.delivery == "async":
-        uffd, region = cell.uffd.handle, cell.region
-        return [ops.uffd_close(uffd) if close else ops.unregister(uffd, region.addr, region.length)]
-    return [resolve(cell, first, behind) for first, behind in runs(cell.left)]
+        return [ops.unregister(uffd, region.addr, region.length)]
+    if not close or cell.kind.huge or region.page_size > PAGEMAP_GRAIN:
+        return [resolve(cell, first, behind) for first, behind in runs(cell.left)]
+    below = armed[len(armed) // 2] if armed else 0
+    return [
+        *[resolve(cell, first, behind) for first, behind in runs(page for page in cell.left if page < below)],
+        ops.uffd_close(uffd),
+    ]
 
 
 def _traps(cell: Cell, access: tuple[int, str]) -> bool:

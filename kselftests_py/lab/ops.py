@@ -267,6 +267,11 @@ def vcpu_mappings(actor: int) -> Op[replies.Mappings]:
     return _op("vcpu_mappings", replies.Mappings, actor=actor)
 
 
+def interrupt(actor: int, timeout_ms: int = 2000) -> Op[replies.Interrupted]:
+    """A signal for the actor's thread, which handles it and goes on."""
+    return _op("interrupt", replies.Interrupted, actor=actor, timeout_ms=timeout_ms)
+
+
 def ticket(ticket: int | None, want: str | None = None, timeout_ms: int | None = None) -> Op[replies.TicketState]:
     return _op("ticket", replies.TicketState, ticket=ticket, want=want, timeout_ms=timeout_ms)
 

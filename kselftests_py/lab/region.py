@@ -64,8 +64,8 @@ class Span:
 class Region(Span):
     """Memory that a subject has mapped; page numbers count from its start.
 
-    ``kind`` is ``anon``, ``anon_shared``, ``shmem``, ``shmem_private``, ``shmem_read_only``, ``tmpfs``, ``hugetlb`` or
-    ``hugetlb_private``.
+    ``kind`` is ``anon``, ``anon_shared``, ``shmem``, ``shmem_private``, ``shmem_read_only``, ``tmpfs``, ``droppable``,
+    ``hugetlb`` or ``hugetlb_private``.
     """
 
     subject: Subject

@@ -242,6 +242,12 @@ class Drained(Struct):
     uffds: Annotated[list[tuple[Handle, Handle]], Meta(max_length=MANY)] = []
 
 
+class Interrupted(Struct):
+    """Whether the thread has handled its signal within the bound."""
+
+    handled: bool
+
+
 class Number(Struct):
     """A counter or setting of the machine."""
 

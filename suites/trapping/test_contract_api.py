@@ -9,12 +9,14 @@ from __future__ import annotations
 import pytest
 
 from kselftests_py.lab import RWP, Capabilities, Feature, KernelRefused, Subject, ops
-from kselftests_py.lab.refusals import answers
+from kselftests_py.lab.cases import DISTINCT_KINDS, track
+from kselftests_py.lab.refusals import answers, check_refusals
 
 pytestmark = pytest.mark.needs("rwp", "rwp_async")
 
 contract = pytest.mark.contract
 UNKNOWN = 1 << 40
+PROT_READ = 1
 AFTER_API = [
     "UFFDIO_REGISTER",
     "UFFDIO_UNREGISTER",
@@ -85,17 +87,36 @@ def test_refused_struct_is_zeroed(subject: Subject, nth: str) -> None:
     assert [left.value for left in subject.batch(*[ops.peek(word + at) for at in (0, 8, 16)])] == [0, 0, 0]
 
 
+@contract("A1")
+@pytest.mark.control("swallow_errno")
+@pytest.mark.parametrize("api", [0xAA, 0xAB], ids=["right", "another_api"])
+def test_struct_that_cannot_be_written(subject: Subject, api: int) -> None:
+    """UFFDIO_API on a struct that can be read only is EFAULT, and the descriptor can still be negotiated with.
+
+    Source: copy_to_user() in userfaultfd_api(), ahead of cmpxchg() on ctx->features, and at err_out.
+    """
+    struct = subject.region("anon", 1)
+    handle = opened(subject, 1)[0]
+    subject.batch(ops.poke(struct[0], api), ops.poke(struct[0] + 8, int(Feature.RWP)))
+    struct.mprotect(PROT_READ)
+    assert answers(subject, [ops.raw_ioctl("UFFDIO_API", struct[0], handle)]) == ["EFAULT"]
+    assert answers(subject, [ops.uffd_api(handle, Feature.RWP)]) == ["success"]
+
+
 @contract("A6")
 @pytest.mark.control("swallow_errno")
 def test_second_call_is_refused(subject: Subject) -> None:
     """A second UFFDIO_API is EINVAL, whatever it asks; the features of the first stay in force.
 
+    That it is the second is decided last: EVENT_FORK without CAP_SYS_PTRACE is EPERM.
     Source: cmpxchg() on ctx->features in userfaultfd_api().
     """
     region = subject.region("anon", 1)
     handle = opened(subject, 1)[0]
     calls = [ops.uffd_api(handle, features) for features in (Feature.RWP, Feature.RWP, 0, Feature.THREAD_ID)]
     assert answers(subject, calls) == ["success", "EINVAL", "EINVAL", "EINVAL"]
+    subject.call(ops.drop_capabilities())
+    assert answers(subject, [ops.uffd_api(handle, Feature.EVENT_FORK)]) == ["EPERM"]
     assert answers(subject, [ops.register(handle, region.addr, region.length, RWP.mode)]) == ["success"]
 
 
@@ -136,16 +157,16 @@ def test_everything_else_before_api_is_refused(subject: Subject) -> None:
     assert told == dict.fromkeys(AFTER_API, "EINVAL")
 
 
-@contract("A1", "R1", "P2", "M1", "U1")
+@contract("A1", "R1", "P2", "M1", "U1", "I7")
 @pytest.mark.control("swallow_errno")
-def test_bad_pointer(subject: Subject) -> None:
-    """A struct that cannot be read is EFAULT, for UFFDIO_API and for every ioctl after it.
+@pytest.mark.parametrize("kind", DISTINCT_KINDS)
+def test_bad_pointer(subject: Subject, kind: str) -> None:
+    """A struct that cannot be read is EFAULT, for UFFDIO_API and for every ioctl after it, and changes nothing.
 
-    Source: copy_from_user() at the top of each.
+    Source: copy_from_user() at the top of each; I7.
     """
-    fresh = opened(subject, 1)[0]
-    ready = subject.uffd(RWP).handle
-    calls = {"UFFDIO_API": ops.raw_ioctl("UFFDIO_API", 0, fresh)}
-    calls |= {request: ops.raw_ioctl(request, 0, ready) for request in AFTER_API}
-    told = dict(zip(calls, answers(subject, list(calls.values())), strict=True))
-    assert told == dict.fromkeys(calls, "EFAULT")
+    region, uffd = track(subject, kind, "rwp", "sync", pages=2)
+    uffd.protect(region[:1])
+    calls = {"UFFDIO_API": ops.raw_ioctl("UFFDIO_API", 0, opened(subject, 1)[0])}
+    calls |= {request: ops.raw_ioctl(request, 0, uffd.handle) for request in AFTER_API}
+    check_refusals(subject, region, uffd, {name: (call, "EFAULT") for name, call in calls.items()})

@@ -273,6 +273,25 @@ def test_continued_pages_are_unarmed(subject: Subject, kind: str) -> None:
     assert region.accessed_pages() == {1}
 
 
+@contract("X6")
+@pytest.mark.needs("poison")
+@pytest.mark.control("skip_protect")
+@pytest.mark.parametrize("kind", DISTINCT_KINDS)
+def test_poisoned_page_raises_sigbus(subject: Subject, kind: str) -> None:
+    """POISON into a hole of a protected range: an access there raises SIGBUS and sends nothing; the rest traps still.
+
+    Source: "this just simulates hardware memory failures" (UFFDIO_POISON in ioctl_userfaultfd(2)); PTE_MARKER_POISONED.
+    """
+    region, uffd = track(subject, kind, "rwp", "sync", pages=2, populated=slice(0, 1))
+    uffd.protect(region)
+    subject.call(ops.fill("poison", uffd.handle, region[1], region.page_size))
+    uffd.protect(region)
+    assert region.marked_pages() == {0}
+    assert [subject.actor().access(how, region[1], 0).signal for how in ("read", "write")] == ["SIGBUS"] * 2
+    assert uffd.events() == []
+    assert subject.actor().read(region[0]).blocked
+
+
 @contract("X5")
 @pytest.mark.needs("move")
 @pytest.mark.control("invert_marker")

@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from kselftests_py.lab import MINOR, MISSING, RWP, WP, WP_SHMEM, Fault, Page, Region, Subject, Term, ops
+from kselftests_py.lab import MINOR, MISSING, RWP, WP, WP_SHMEM, Fault, KernelRefused, Page, Region, Subject, Term, ops
 from kselftests_py.lab.cases import DISTINCT_KINDS, features, track
 from kselftests_py.lab.ops import Op
 from kselftests_py.lab.refusals import answers, check_refusals
@@ -48,7 +48,7 @@ def test_register_refusals(subject: Subject, kind: str) -> None:
     gone = subject.region("anon", 1)
     gone.unmap()
     no_access = subject.region(kind, 1, prot=0)
-    read_only = subject.region("shmem_read_only", 1, prot=1)
+    read_only, neither = (subject.region("shmem_read_only", 1, prot=prot) for prot in (PROT_READ, 0))
     o, m = other.handle, mine.handle
     check_refusals(
         subject,
@@ -66,6 +66,7 @@ def test_register_refusals(subject: Subject, kind: str) -> None:
             "beyond the task": (register(m, BEYOND, page * 4), "EINVAL"),
             "wrapping around": (register(m, at, (1 << 63) - 4096), "EINVAL"),
             "no mapping": (register(m, gone.addr, gone.length), "EINVAL"),
+            "PROT_NONE before never writable": (register(o, neither.addr, neither.length), "EINVAL"),
             "PROT_NONE": (register(o, no_access.addr, no_access.length), "EINVAL"),
             "another's range": (register(o, at, size), "EBUSY"),
             "another's page": (register(o, region[2], page), "EBUSY"),
@@ -111,12 +112,15 @@ def test_register_part_of_a_huge_page(subject: Subject) -> None:
     region, uffd = track(subject, "hugetlb", "rwp", "sync", pages=2)
     uffd.protect(region[:1])
     fresh = subject.region("hugetlb", 2)
-    h = uffd.handle
+    h, other = uffd.handle, subject.uffd(RWP).handle
     rows = {
         "start in a registered page": (register(h, region[0] + 4096, region.page_size), "EINVAL"),
         "end in a registered page": (register(h, region[0], region.page_size + 4096), "EINVAL"),
         "start in a fresh page": (register(h, fresh[0] + 4096, fresh.page_size), "EINVAL"),
         "end in a fresh page": (register(h, fresh[0], 4096), "EINVAL"),
+        "end in a page of another's": (register(other, region[0], region.page_size + 4096), "EINVAL"),
+        "start in a page of another's": (register(other, region[0] + 4096, region.page_size), "EINVAL"),
+        "end in a page of another's, WP and RWP": (register(other, region[0], 4096, WP.mode | RWP.mode), "EINVAL"),
     }
     check_refusals(subject, region, uffd, rows)
 
@@ -141,6 +145,50 @@ def test_memory_of_no_supported_kind(subject: Subject) -> None:
     calls = [register(uffd.handle, at, 4096) for at in places]
     calls.append(register(uffd.handle, anon.addr, anon.length, RWP.mode | MINOR.mode))
     assert answers(subject, calls) == ["EINVAL"] * len(calls)
+
+
+@contract("R9", "I7")
+@pytest.mark.control("swallow_errno")
+def test_memory_that_may_be_dropped(subject: Subject) -> None:
+    """Memory that the kernel may drop (MAP_DROPPABLE) is EINVAL. Source: vma_can_userfault(): VM_DROPPABLE; I7."""
+    try:
+        droppable = subject.region("droppable", 1)
+    except KernelRefused as refused:
+        pytest.skip(f"mmap(2) knows no MAP_DROPPABLE: {refused}")
+    region, uffd = track(subject, "anon", "rwp", "sync", pages=1)
+    uffd.protect(region)
+    rows = {"droppable": (register(uffd.handle, droppable.addr, droppable.length), "EINVAL")}
+    check_refusals(subject, region, uffd, rows)
+
+
+@contract("R22")
+@pytest.mark.control("hide_flags")
+@pytest.mark.parametrize("kind", DISTINCT_KINDS)
+def test_smaps_names_the_mode(subject: Subject, kind: str) -> None:
+    """VmFlags of a mapping in smaps has "ur" once it is registered for RWP, "uw" for WP, and neither after that.
+
+    Source: show_smap_vma_flags() in fs/proc/task_mmu.c; Documentation/filesystems/proc.rst.
+    """
+    region = subject.region(kind, 2)
+    uffd = subject.uffd(RWP | WP | WP_SHMEM)
+    uffd.register(region[:1], RWP)
+    uffd.register(region[1:], WP)
+    seen = [_modes(subject, at) for at in region]
+    uffd.unregister(region)
+    assert [*seen, _modes(subject, region[0])] == [{"ur"}, {"uw"}, set()]
+
+
+def _modes(subject: Subject, addr: int) -> set[str]:
+    """Which flags of userfaultfd smaps gives the mapping at *addr*."""
+    inside = False
+    for line in subject.proc_read("smaps").splitlines():
+        first, _, rest = line.partition(" ")
+        if "-" in first:
+            start, _, end = first.partition("-")
+            inside = int(start, 16) <= addr < int(end, 16)
+        elif inside and first == "VmFlags:":
+            return set(rest.split()) & {"um", "uw", "ui", "ur"}
+    raise AssertionError(f"no mapping at {addr:#x}")
 
 
 @contract("R15", "R17")

@@ -92,24 +92,6 @@ def test_part_of_a_huge_page(subject: Subject) -> None:
     check_refusals(subject, region, uffd, rows)
 
 
-@contract("W2", "I7")
-@pytest.mark.needs("wp_shmem")
-@pytest.mark.finding("F003")
-@pytest.mark.control("swallow_errno")
-@pytest.mark.parametrize("kind", DISTINCT_KINDS)
-def test_writeprotect_across_its_end(subject: Subject, kind: str) -> None:
-    """UFFDIO_WRITEPROTECT that runs into memory without WP is ENOENT and has changed nothing.
-
-    Source: mwriteprotect_range() protects VMA by VMA and has no pre-scan, unlike mrwprotect_range(); I7.
-    """
-    region = subject.region(kind, 3).populate()
-    uffd = subject.uffd(WP | WP_SHMEM)
-    uffd.register(region[:2], WP)
-    uffd.protect(region[1:2])
-    call = ops.protect("writeprotect", uffd.handle, region.addr, region.length, PROTECT)
-    check_refusals(subject, region, uffd, {"into an unregistered page": (call, "ENOENT")})
-
-
 @contract("P6", "M5", "R7", "U9")
 @pytest.mark.control("swallow_errno")
 def test_process_is_gone(subject: Subject) -> None:
@@ -122,21 +104,66 @@ def test_process_is_gone(subject: Subject) -> None:
     child, _ = subject.fork()
     subject.end()
     u, at, size = uffd.handle, region.addr, region.length
+    calls = {
+        "RWPROTECT": (rwp(u, at, size), "ESRCH"),
+        "RWPROTECT, RWP with DONTWAKE": (rwp(u, at, size, PROTECT | DONTWAKE), "EINVAL"),
+        "RWPROTECT, an unknown bit": (rwp(u, at, size, 1 << 2), "EINVAL"),
+        "SET_MODE, nothing": (ops.set_mode(u, 0, 0), "ESRCH"),
+        "SET_MODE, disable": (ops.set_mode(u, 0, ASYNC), "ESRCH"),
+        "SET_MODE, both": (ops.set_mode(u, ASYNC, ASYNC), "EINVAL"),
+        "SET_MODE, another bit": (ops.set_mode(u, int(Feature.RWP), 0), "EINVAL"),
+        "REGISTER": (ops.register(u, at, size, RWP.mode), "ENOMEM"),
+        "REGISTER, no length": (ops.register(u, at, 0, RWP.mode), "EINVAL"),
+        "REGISTER, mode 0": (ops.register(u, at, size, 0), "EINVAL"),
+        "UNREGISTER": (ops.unregister(u, at, size), "ENOMEM"),
+        "UNREGISTER, no length": (ops.unregister(u, at, 0), "EINVAL"),
+    }
     with child:
-        told = answers(
-            child,
-            [
-                rwp(u, at, size),
-                rwp(u, at, size, PROTECT | DONTWAKE),
-                ops.set_mode(u, 0, 0),
-                ops.set_mode(u, 0, ASYNC),
-                ops.set_mode(u, ASYNC, ASYNC),
-                ops.register(u, at, size, RWP.mode),
-                ops.register(u, at, 0, RWP.mode),
-                ops.unregister(u, at, size),
-            ],
-        )
-    assert told == ["ESRCH", "EINVAL", "ESRCH", "ESRCH", "EINVAL", "ENOMEM", "EINVAL", "ENOMEM"]
+        told = dict(zip(calls, answers(child, [op for op, _ in calls.values()]), strict=True))
+    assert told == {name: errno for name, (_, errno) in calls.items()}
+
+
+@contract("P23")
+@pytest.mark.control("invert_marker")
+@pytest.mark.parametrize("kind", DISTINCT_KINDS)
+def test_nothing_is_written_back(subject: Subject, kind: str) -> None:
+    """UFFDIO_RWPROTECT protects by a struct that lies in memory which cannot be written, and leaves it as it was.
+
+    Source: userfaultfd_rwprotect() has no copy_to_user().
+    """
+    region, uffd = track(subject, kind, "rwp", "sync", pages=2)
+    struct = subject.region("anon", 1)
+    words = [region.addr, region.page_size, PROTECT]
+    subject.batch(*[ops.poke(struct[0] + 8 * n, word) for n, word in enumerate(words)])
+    struct.mprotect(PROT_READ)
+    assert answers(subject, [ops.raw_ioctl("UFFDIO_RWPROTECT", struct[0], uffd.handle)]) == ["success"]
+    assert [subject.peek(struct[0] + 8 * n) for n in range(len(words))] == words
+    assert region.marked_pages() == {0}
+
+
+@contract("P25")
+@pytest.mark.needs("clear_refs")
+@pytest.mark.control("corrupt", "corrupt_protect")
+@pytest.mark.parametrize("kind", ["anon", "shmem"])  # smaps calls no hugetlb page referenced
+def test_protecting_and_resolving_are_no_accesses(subject: Subject, kind: str) -> None:
+    """Neither makes a page young: what reclaim goes by, and smaps calls "Referenced", is an access and nothing else.
+
+    Source: change_pte_range(): pte_modify() keeps the accessed bit; smaps and clear_refs in filesystems/proc.rst.
+    """
+    region, uffd = track(subject, kind, "rwp", "sync", pages=2)
+    seen = []
+    for mode in (PROTECT, 0):
+        subject.call(ops.knob_set("clear_refs", "1"))
+        uffd.protect(region, mode)
+        seen.append(_referenced(subject, region.addr))
+    assert subject.actor().read(region[0]).done
+    assert [*seen, _referenced(subject, region.addr)] == [0, 0, region.page_size // 1024]
+
+
+def _referenced(subject: Subject, addr: int) -> int:
+    """KiB that smaps calls referenced in the mapping that begins at *addr*."""
+    _, _, mapping = subject.proc_read("smaps").partition(f"{addr:x}-")
+    return int(mapping.partition("Referenced:")[2].split()[0])
 
 
 @contract("P13", "P14")

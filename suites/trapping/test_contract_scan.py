@@ -86,7 +86,7 @@ def test_huge_page_is_accessed_as_a_whole(subject: Subject) -> None:
     assert region.accessed_pages() == set(range(512, 1024))
 
 
-@contract("S6")
+@contract("S6", "P24")
 @pytest.mark.needs("swap")
 @pytest.mark.control("skip_protect", "hide_accessed")
 def test_swapped_pages(subject: Subject) -> None:

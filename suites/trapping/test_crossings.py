@@ -27,7 +27,7 @@ def paged_out(subject: Subject, region: Region) -> None:
     assert region.pages_with(Page.SWAPPED) == set(range(len(region)))
 
 
-@contract("I3")
+@contract("I3", "P24")
 @pytest.mark.needs("swap")
 @pytest.mark.control("skip_protect")
 @pytest.mark.parametrize("how", ["read", "write", "rmw"])
@@ -43,6 +43,30 @@ def test_armed_while_swapped(subject: Subject, how: str) -> None:
     assert uffd.next_fault() == Fault(region[0], RWP if how == "read" else RWP | WRITE)
     uffd.resolve(region[:1])
     assert access.done
+
+
+@contract("U7", "U10")
+@pytest.mark.needs("swap")
+@pytest.mark.control("skip_protect", "invert_marker")
+@pytest.mark.parametrize("end", ["unregister", "close"])
+@pytest.mark.parametrize("protection", ["rwp", pytest.param("wp", marks=pytest.mark.needs("wp"))])
+def test_swapped_pages_are_restored(subject: Subject, protection: str, end: str) -> None:
+    """Pages that are on swap when the protection ends have no marker then, nor when they come in: nothing traps.
+
+    Source: userfaultfd_clear_vma(): MM_CP_UFFD_RWP_RESOLVE, MM_CP_UFFD_WP_RESOLVE; change_softleaf_pte(); I2, I5.
+    """
+    region, uffd = track(subject, "anon", protection, "sync", pages=3)
+    uffd.protect(region[:2])
+    paged_out(subject, region)
+    assert region.marked_pages() == {0, 1}
+    if end == "close":
+        uffd.close()
+    else:
+        uffd.unregister(region)
+    assert region.marked_pages() == set()
+    assert subject.actor().touch("rmw", region, range(3), value=0).done
+    assert region.marked_pages() == set()
+    assert region.changed_pages() == set()
 
 
 @contract("I3")
@@ -162,12 +186,15 @@ def test_read_only_pages_are_armed(subject: Subject) -> None:
 def test_protecting_while_a_fork_waits(subject: Subject) -> None:
     """While a fork waits for its event to be read, UFFDIO_RWPROTECT is EAGAIN and changes nothing; then it works.
 
+    Even with a pointer that would be EFAULT.
+
     Source: userfaultfd_rwprotect(), mrwprotect_range(): mmap_changing; UFFDIO_RWPROTECT of the UAPI contract.
     """
     region, uffd = track(subject, "anon", "rwp", "sync", 2, extra=Feature.EVENT_FORK)
     forker = subject.actor().access("fork", region[0], 0)
     assert uffd_waits(subject, uffd.handle)
     assert refusal(lambda: uffd.protect(region)) == "EAGAIN"
+    assert refusal(lambda: subject.call(ops.raw_ioctl("UFFDIO_RWPROTECT", 0, uffd.handle))) == "EAGAIN"
     assert [event.name for event in uffd.events() if not isinstance(event, Fault)] == ["fork"]
     assert forker.done
     assert region.marked_pages() == set()
@@ -175,7 +202,7 @@ def test_protecting_while_a_fork_waits(subject: Subject) -> None:
     assert region.marked_pages() == {0, 1}
 
 
-def refusal(call: Callable[[], None]) -> str:
+def refusal(call: Callable[[], object]) -> str:
     """The errno that the kernel refuses *call* with; empty if it does not."""
     try:
         call()

@@ -20,6 +20,7 @@ from kselftests_py.lab.kinds import HUGETLB, KINDS, NEVER, NONE, READ, READ_WRIT
 from kselftests_py.lab.matrix import Case, Cell, brief, marks, pagemap, prepared
 from kselftests_py.lab.operations import BY, Operation, Row, only, rows
 from kselftests_py.lab.ops import Op
+from kselftests_py.results import Outcome
 
 Here = Callable[[str, Iterable[str]], list[str]]
 
@@ -87,7 +88,12 @@ STEPS = {
 @pytest.mark.control("skip_protect", "invert_marker")
 @pytest.mark.parametrize("protection", BY)
 def test_protection_survives_each_step(
-    subject: Subject, caps: Capabilities, here: Here, kst_control: str | None, protection: str
+    subject: Subject,
+    caps: Capabilities,
+    here: Here,
+    record_part: Callable[[str, Outcome, str], None],
+    kst_control: str | None,
+    protection: str,
 ) -> None:
     """After each change of a mapping that is taken back, just the pages that were protected have the marker.
 
@@ -97,7 +103,8 @@ def test_protection_survives_each_step(
     case = prepared(subject, kinds, protection)
     wrong: dict[str, str] = {}
     for name, step in STEPS.items():
-        if caps.missing(step.needs):
+        if missing := caps.missing(step.needs):
+            record_part(f"trapping/test_matrix.py::steps-{protection}-{name}", Outcome.SKIP, missing)
             continue
         some = Case(subject, [cell for cell in case.cells if cell.kind.name not in step.absent])
         some.each(step.do)

@@ -15,7 +15,7 @@ from kselftests_py.lab import RWP, WP, WRITE, Fault, KernelRefused, Page, Region
 from kselftests_py.lab.cases import track
 from kselftests_py.lab.constants import fault_bits
 from kselftests_py.lab.judgement import check_cells
-from kselftests_py.lab.kinds import HUGE, KINDS, NEVER
+from kselftests_py.lab.kinds import HUGE, HUGETLB, KINDS, NEVER
 from kselftests_py.lab.matrix import Case, Cell, found, marks, prepared, scan, touched
 from kselftests_py.lab.operations import BY, NEEDS
 
@@ -79,7 +79,11 @@ def test_bringing_in_is_an_access(
 
 
 def _collapses() -> list[object]:
-    """Who collapses what, under which protection; where a finding spoils it, a row says so."""
+    """Who collapses what, under which protection; where a finding spoils it, a row says so.
+
+    Of the other kinds those that are files go the way of shmem (collapse_file()), those that are private and anonymous
+    the way of anon; hugetlb is no target of either.
+    """
     made = []
     for kind, by, protection in product(("anon", "shmem"), ("MADV_COLLAPSE", "khugepaged"), ("rwp", "wp")):
         marks = [pytest.mark.needs(*NEEDS[protection], *(["khugepaged"] if by == "khugepaged" else []))]
@@ -163,7 +167,8 @@ def test_mappings_merge_again(subject: Subject, here: Here, kst_control: str | N
 
     No marker is left in any part. Source: userfaultfd_clear_vma(), vma_modify_flags_uffd(); __VMA_UFFD_FLAGS.
     """
-    kinds = [name for name in KINDS if (name, protection) not in NEVER and len(KINDS[name].armed) in range(2, 9)]
+    # Memory of one or two hugetlb pages has no middle.
+    kinds = [name for name in KINDS if (name, protection) not in NEVER and name not in HUGETLB]
     case = prepared(subject, here(f"merge-{protection}", kinds), protection)
     before = _mappings(subject, case)
     case.each(lambda cell: ops.unregister(cell.uffd.handle, cell.region[1], 4 * cell.region.page_size))

@@ -50,9 +50,10 @@ def _there(case: Case, child: Subject) -> dict[str, Region]:
     return {str(cell): replace(cell.region, subject=child) for cell in case.cells}
 
 
-WAYS = [
-    "parent_first", "nested", "not_inherited", pytest.param("swapped", marks=pytest.mark.needs("swap"))
-]  # fmt: skip
+SWAP, PIN = (
+    pytest.param(way, marks=pytest.mark.needs(need)) for way, need in (("swapped", "swap"), ("pinned", "io_uring"))
+)
+WAYS = ["parent_first", "nested", "not_inherited", SWAP, PIN]
 
 
 @pytest.mark.contract("K1", "I2", "I5")
@@ -62,10 +63,14 @@ WAYS = [
 def test_child_is_left_alone(subject: Subject, here: Here, kst_control: str | None, protection: str, way: str) -> None:
     """Without EVENT_FORK nothing is marked or traps in the child, nor in its own child; the parent's is as it was.
 
-    Neither sees other bytes than before; whoever looks first, and if the memory is not inherited at all.
+    Neither sees other bytes than before; whoever looks first, if the memory is not inherited at all, and if its pages
+    were on swap, or pinned, so that fork copies them at once.
     """
-    wanted = SWAPPED if way == "swapped" else [name for name in KINDS if way != "not_inherited" or name not in HUGETLB]
-    case = prepared(subject, here(f"{way}-{protection}", _kinds(protection, wanted)), protection)
+    inheritable = [name for name in KINDS if way != "not_inherited" or name not in HUGETLB]
+    wanted = {"swapped": SWAPPED, "pinned": PINNABLE}.get(way, inheritable)
+    case = prepared(
+        subject, here(f"{way}-{protection}", _kinds(protection, wanted)), protection, pinned=way == "pinned"
+    )
     if way == "swapped":
         swap_out(case)
     if way == "not_inherited":  # MADV_DOFORK refuses hugetlb
@@ -84,11 +89,7 @@ def test_child_is_left_alone(subject: Subject, here: Here, kst_control: str | No
     check_cells(wrong, case.cells, kst_control)
 
 
-EVENT_WAYS = [
-    "child_first", "parent_first", "child_gone",
-    pytest.param("swapped", marks=pytest.mark.needs("swap")),
-    pytest.param("pinned", marks=pytest.mark.needs("io_uring")),
-]  # fmt: skip
+EVENT_WAYS = ["child_first", "parent_first", "child_gone", SWAP, PIN]
 
 
 @pytest.mark.contract("K2", "K3", "F11", "I2", "I5")
@@ -263,6 +264,22 @@ STATES = [
 ]
 
 
+@pytest.mark.contract("U10", "I1", "I2", "I5")
+@pytest.mark.control("skip_protect", "invert_marker")
+@pytest.mark.parametrize("protection", BY)
+def test_closed_while_threads_wait_for_huge_pages(
+    subject: Subject, here: Here, kst_control: str | None, protection: str
+) -> None:
+    """Descriptors closed while threads wait in huge pages: all go on, no marker is left, and no byte has changed.
+
+    Every judgement closes descriptors while threads wait, but resolves a huge page first. Source: userfaultfd.rst,
+    Cleanup: "all PROT_NONE PTEs are automatically restored"; userfaultfd_release_all(); change_huge_pmd().
+    """
+    huge = [name for name, kind in KINDS.items() if kind.huge or name in HUGETLB]
+    case = prepared(subject, here(f"closed-{protection}", _kinds(protection, huge)), protection)
+    check_cells(judge(case, closed=True), case.cells, kst_control)
+
+
 @pytest.mark.control("skip_protect")
 @pytest.mark.parametrize("state", STATES)
 @pytest.mark.parametrize("protection", BY)
@@ -280,14 +297,14 @@ def test_killed_while_threads_wait(
     sync = Case(subject, [cell for cell in case.cells if cell.delivery == "sync"])
     actors = [new.actor for (new,) in sync.each(lambda _: ops.actor())]
     crew = dict(zip(map(str, sync.cells), actors, strict=True))
-    page = {str(cell): max(cell.kind.armed) for cell in sync.cells}
+    page = {str(cell): max(cell.armed) for cell in sync.cells}
     how = "read" if protection == "rwp" else "rmw"
     sync.each(lambda cell: ops.access(crew[str(cell)], how, cell.region[page[str(cell)]], 0))
     states = sync.each(lambda cell: ops.latest_ticket(crew[str(cell)], None, 2000))
     waiting = {str(cell) for cell, (seen,) in zip(sync.cells, states, strict=True) if seen.state == "blocked"}
     # To what is read-only a write is SIGSEGV, before any protection is looked at.
     read_only = protection == "wp" and state is _first_read_only
-    hit = {str(cell) for cell in sync.cells if not (read_only and max(cell.kind.armed) == 0)}
+    hit = {str(cell) for cell in sync.cells if not (read_only and max(cell.armed) == 0)}
     assert waiting >= hit, f"not waiting: {sorted(hit - waiting)}"
     subject.end()
     for child in case.children:

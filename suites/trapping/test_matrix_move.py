@@ -91,7 +91,8 @@ def test_markers_stay_behind(subject: Subject, here: Here, kst_control: str | No
 def test_nothing_is_put_over_a_protected_page(subject: Subject, kind: str) -> None:
     """COPY, ZEROPAGE, CONTINUE, POISON and MOVE onto a page that is there are EEXIST, and leave protection and bytes.
 
-    Source: mfill_atomic_install_pte(), mfill_atomic_pte_poison(), move_pages_ptes(): "Page already exists"; I7.
+    MOVE from or into memory that is not anonymous is EINVAL. Source: mfill_atomic_install_pte(),
+    mfill_atomic_pte_poison(), move_pages_ptes(): "Page already exists"; validate_move_areas(); I7.
     """
     region = subject.region(kind, 2).populate()
     uffd = subject.uffd(RWP)
@@ -109,4 +110,6 @@ def test_nothing_is_put_over_a_protected_page(subject: Subject, kind: str) -> No
         rows["MOVE"] = (ops.move(u, region[0], source[0], size), "EEXIST")
     else:
         rows["CONTINUE"] = (ops.fill("continue", u, region[0], size), "EEXIST")
+        source = subject.region(kind, 1).populate()
+        rows["MOVE"] = (ops.move(u, region[0], source[0], size), "EINVAL")  # of anonymous memory alone
     check_refusals(subject, region, uffd, rows)

@@ -11,7 +11,7 @@ import pytest
 
 from kselftests_py.lab import RWP, KernelRefused, Page, Subject, ops
 from kselftests_py.lab.kinds import HUGE, HUGETLB
-from kselftests_py.lab.matrix import Case, found, scan, swap_out
+from kselftests_py.lab.matrix import Case, found, protect, resolve, scan, swap_out
 from kselftests_py.lab.operations import NEEDS, Operation, Row, only, rows
 
 KPF_COMPOUND = 1 << 15 | 1 << 16
@@ -119,6 +119,27 @@ def split(case: Case) -> None:
 
 def merged(case: Case) -> None:
     """write_protect_page(), replace_page() in mm/ksm.c: equal pages become one. All cells hold the same bytes."""
+    _merge(case)
+
+
+def unmerged(case: Case) -> None:
+    """MADV_UNMERGEABLE: break_ksm() has each merged page faulted in, the protected ones too: no access by anybody.
+
+    Pages are merged while nothing is protected.
+    """
+    case.each(lambda cell: resolve(cell, 0, len(cell.region)))
+    _merge(case)
+    case.each(protect)
+    _advise(case, "UNMERGEABLE")
+    flags = case.each(lambda cell: ops.page_flags(cell.region.addr, len(cell.region)))
+    left = [
+        str(cell) for cell, (seen,) in zip(case.cells, flags, strict=True) if any(word & KPF_KSM for word in seen.flags)
+    ]
+    assert not left, f"merged still after MADV_UNMERGEABLE: {left}"
+
+
+def _merge(case: Case) -> None:
+    """Let KSM merge what it can. :raises AssertionError: a page that is not protected was left alone."""
     _advise(case, "MERGEABLE")
     try:
         for name, value in (("ksm_sleep", "0"), ("ksm_pages_to_scan", "100000"), ("ksm_run", "1")):
@@ -201,6 +222,11 @@ OPERATIONS = [
         merged, ("ksm", "page_flags"),
         only(("anon", "mthp"), "of what KSM merges, private anonymous memory, one of each size"),
         {(kind, which): "F026" for kind in ("anon", "mthp") for which in ("rwp", "wp")},
+    ),
+    Operation(
+        unmerged, ("ksm", "page_flags"),
+        only(("anon", "mthp"), "of what KSM merges, private anonymous memory, one of each size"),
+        {(kind, "rwp"): "F029" for kind in ("anon", "mthp")},
     ),
     Operation(
         numa_hinted, ("numa_balancing", "nodes"),

@@ -86,7 +86,7 @@ def test_no_fault_resolves_itself_after_the_switch_to_sync(subject: Subject, see
     _assert_held(_race(subject, seed, "rwp", kind, "set_mode", 200), 200)
 
 
-DISTURBANCES = ["fork", "scan", "mprotect", "unmap", "descriptor", "reader"]
+DISTURBANCES = ["fork", "scan", "mprotect", "unmap", "vanish", "descriptor", "reader"]
 TRACKS = [
     pytest.param("rwp", "anon", "set_mode", marks=ASYNC_NEEDS),
     pytest.param("rwp", "shmem", "resolve", marks=RWP_NEEDS),
@@ -100,8 +100,8 @@ TRACKS = [
 def test_other_calls_beside_the_racers(
     subject: Subject, seed: int, mode: str, kind: str, release: str, disturb: str
 ) -> None:
-    """The same while the process forks, scans, splits and merges the mapping, unmaps other protected memory, uses a
-    second userfaultfd, or reads messages in a second thread.
+    """The same while the process forks, scans, splits and merges the mapping, unmaps other protected memory, or memory
+    that is being protected, uses a second userfaultfd, or reads messages in a second thread.
 
     Source: I1, I2, I5; mmap_lock and per-VMA lock of the fault against those of each call.
     """
