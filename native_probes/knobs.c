@@ -26,6 +26,7 @@ static const struct knob {
 	int mode; /* W_OK: may be written, too */
 } knobs[] = {
 	{"compact_memory", "/proc/sys/vm/compact_memory", W_OK},
+	{"pcp_high_fraction", "/proc/sys/vm/percpu_pagelist_high_fraction", W_OK},
 	{"vmstat", "/proc/vmstat", R_OK},
 	{"clear_refs", "/proc/self/clear_refs", W_OK}, /* of this process alone */
 	{"ksm_run", KSM "run", W_OK},

@@ -61,31 +61,60 @@ static json_t *op_pagemap(struct kst_subject *s, const json_t *args)
 	return kst_ok(json_pack("{s:o}", "entries", list));
 }
 
+/* The frame behind a page, or 0: there is none, or it is not ours to know (CAP_SYS_ADMIN). */
+static uint64_t frame_at(const struct kst_subject *s, uint64_t addr)
+{
+	uint64_t entry;
+
+	if (pread(s->pagemap_fd, &entry, sizeof(entry), (off_t)(addr / 4096 * sizeof(entry))) != sizeof(entry))
+		return 0;
+	return entry & PM_PRESENT ? entry & PM_PFN_BITS : 0;
+}
+
+static bool frames_args(struct kst_subject *s, const json_t *args, uint64_t *addr, uint64_t *pages, json_t **reply)
+{
+	int err;
+
+	if (!kst_arg_range(args, "addr", 0, (1ull << 47) - 1, addr, reply) ||
+	    !kst_arg_range(args, "pages", 1, ENTRIES_MAX, pages, reply))
+		return false;
+	err = open_pagemap(s);
+	if (err)
+		*reply = kst_errno(err, "open of /proc/self/pagemap");
+	return !err;
+}
+
+static json_t *op_frames(struct kst_subject *s, const json_t *args)
+{
+	json_t *reply = NULL, *list;
+	uint64_t addr, pages;
+
+	if (!frames_args(s, args, &addr, &pages, &reply))
+		return reply;
+	list = json_array();
+	for (uint64_t i = 0; i < pages; i++)
+		json_array_append_new(list, json_integer((json_int_t)frame_at(s, addr + i * 4096)));
+	return kst_ok(json_pack("{s:o}", "frames", list));
+}
+
 /* The /proc/kpageflags word of the frame behind each page (KPF_*, linux/kernel-page-flags.h); 0 where there is none. */
 static json_t *op_page_flags(struct kst_subject *s, const json_t *args)
 {
-	uint64_t addr, pages, entry, flags;
+	uint64_t addr, pages, frame, flags;
 	json_t *reply = NULL, *list;
-	int err, file;
+	int file;
 
-	if (!kst_arg_range(args, "addr", 0, (1ull << 47) - 1, &addr, &reply) ||
-	    !kst_arg_range(args, "pages", 1, ENTRIES_MAX, &pages, &reply))
+	if (!frames_args(s, args, &addr, &pages, &reply))
 		return reply;
-	err = open_pagemap(s);
-	if (err)
-		return kst_errno(err, "open of /proc/self/pagemap");
 	file = open("/proc/kpageflags", O_RDONLY | O_CLOEXEC);
 	if (file < 0)
 		return kst_errno(errno, "open of /proc/kpageflags");
 	list = json_array();
 	for (uint64_t i = 0; i < pages; i++) {
-		off_t at = (off_t)((addr / 4096 + i) * sizeof(entry));
-
 		flags = 0;
-		if (pread(s->pagemap_fd, &entry, sizeof(entry), at) == sizeof(entry) && (entry & PM_PRESENT) &&
-		    (entry & PM_PFN_BITS))
-			if (pread(file, &flags, sizeof(flags), (off_t)((entry & PM_PFN_BITS) * sizeof(flags))) < 0)
-				flags = 0;
+		frame = frame_at(s, addr + i * 4096);
+		if (frame && pread(file, &flags, sizeof(flags), (off_t)(frame * sizeof(flags))) < 0)
+			flags = 0;
 		json_array_append_new(list, json_integer((json_int_t)(flags & INT64_MAX)));
 	}
 	close(file);
@@ -170,4 +199,5 @@ static json_t *op_pagemap_scan(struct kst_subject *s, const json_t *args)
 }
 
 const struct kst_op kst_pagemap_ops[] = {
-	{"pagemap", op_pagemap}, {"pagemap_scan", op_pagemap_scan}, {"page_flags", op_page_flags}, {NULL, NULL}};
+	{"pagemap", op_pagemap}, {"pagemap_scan", op_pagemap_scan}, {"page_flags", op_page_flags},
+	{"frames", op_frames}, {NULL, NULL}};

@@ -20,12 +20,12 @@ static const struct kst_op *const tables[] = {
 	kst_ticket_ops,	 kst_process_ops, kst_control_ops, kst_latency_ops, kst_path_ops,  kst_node_ops,
 	kst_waterfall_ops, kst_throughput_ops,
 	kst_evict_ops,	 kst_refusal_ops, kst_access_ops,  kst_race_ops,	   kst_vcpu_ops,  kst_knob_ops,
-	kst_pin_ops,	 kst_signal_ops,
+	kst_pin_ops,	 kst_signal_ops,  kst_held_ops,
 };
 
-static json_t *run(void *ctx, const json_t *args)
+json_t *kst_subject_op(void *subject, const json_t *args)
 {
-	struct kst_subject *s = ctx;
+	struct kst_subject *s = subject;
 	json_t *reply = NULL;
 	const char *name;
 
@@ -48,7 +48,7 @@ char *kst_subject_handle(struct kst_subject *s, const char *line, size_t len)
 
 	if (!request)
 		return kst_reply_line(NULL, kst_error("not JSON: %s", error.text));
-	reply = kst_answer(request, run, s);
+	reply = kst_answer(request, kst_subject_op, s);
 	json_decref(request);
 	return reply;
 }

@@ -65,6 +65,7 @@ struct kst_subject *kst_subject_new(int ctl, pid_t agent);
 void kst_subject_free(struct kst_subject *s); /* not while an actor's thread is there */
 _Noreturn void kst_subject_run(struct kst_subject *s);
 char *kst_subject_handle(struct kst_subject *s, const char *line, size_t len);
+json_t *kst_subject_op(void *subject, const json_t *args); /* one operation, as a batch has them */
 bool kst_die_with_agent(pid_t agent);
 
 /* Returns the new handle. */

@@ -86,6 +86,20 @@ def test_page_flags_are_those_of_frames(agent: Agent, subject: Subject) -> None:
     first, second = subject.page_flags(addr=addr, pages=2)["flags"]
     assert first & REFERENCED_OR_ANON, "KPF_ANON"
     assert second == 0, "nothing is mapped"
+    first, second = subject.frames(addr=addr, pages=2)["frames"]
+    assert first > 0
+    assert second == 0
+
+
+def test_calls_while_pages_are_migrated_are_few(agent: Agent, subject: Subject) -> None:
+    addr = subject.region(kind="anon", pages=1)["addr"]
+    look = {"op": "pagemap", "addr": addr, "pages": 1}
+    assert "must be operations" in subject.reply("held", addr=addr, count=1, calls=[])["error"]
+    for other in ({"op": "held"}, {"op": "fork"}, {}, 7):
+        assert "must be rwprotect" in subject.reply("held", addr=addr, count=1, calls=[look, other])["error"]
+    assert "argument count" in subject.reply("held", addr=addr, count=33, calls=[look])["error"]
+    # A page that is not there is on no node; moving it elsewhere needs a second node anyhow.
+    assert subject.reply("held", addr=addr, count=1, calls=[look])["errno"] in ("ENOENT", "EOPNOTSUPP", "ENODEV")
 
 
 def test_knobs_are_bounded(agent: Agent, subject: Subject) -> None:

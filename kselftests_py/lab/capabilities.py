@@ -127,7 +127,7 @@ _CHECKS: dict[str, _Check] = {
     "clear_refs": lambda caps: None if "clear_refs" in caps.raw.knobs else "no /proc/self/clear_refs can be written",
     "io_uring": _flag("io_uring", "io_uring_setup(2) is not to be had"),
     "zswap": _knobs("zswap_enabled", option="CONFIG_ZSWAP"),
-    "compaction": _knobs("compact_memory", option="CONFIG_COMPACTION"),
+    "compaction": _knobs("compact_memory", "pcp_high_fraction", option="CONFIG_COMPACTION"),
     "ksm": _knobs("ksm_run", "ksm_sleep", "ksm_pages_to_scan", option="CONFIG_KSM"),
     "khugepaged": _knobs("khugepaged_sleep", "khugepaged_pages_to_scan", option="CONFIG_TRANSPARENT_HUGEPAGE"),
     "split_huge_pages": _knobs("split_huge_pages", option="CONFIG_DEBUG_FS"),

@@ -171,6 +171,11 @@ def resolve(cell: Cell, first: int, behind: int) -> Op[Any]:
     return _ioctl(cell, first, behind, 0)
 
 
+def protect_all(cell: Cell) -> Op[Any]:
+    """Protect every page."""
+    return _ioctl(cell, 0, len(cell.region), ProtectMode.PROTECT)
+
+
 def _ioctl(cell: Cell, first: int, behind: int, mode: int) -> Op[Any]:
     ioctl, size = "rwprotect" if cell.protection == "rwp" else "writeprotect", cell.region.page_size
     return ops.protect(ioctl, cell.uffd.handle, cell.region[first], (behind - first) * size, mode)

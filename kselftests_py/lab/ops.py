@@ -7,6 +7,7 @@ round trip. Addresses and lengths are in bytes, bounds in milliseconds.
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Any, Generic, TypeVar
 
@@ -16,6 +17,8 @@ from kselftests_py.lab import replies
 from kselftests_py.lab.errors import KernelRefused, ProbeError, printable
 
 T_co = TypeVar("T_co", covariant=True)
+HELD_MS = 20_000
+"""Bound of ``held``, which migrates until it has caught the kernel at it."""
 
 
 @dataclass(frozen=True)
@@ -145,6 +148,12 @@ def settle(addr: int) -> Op[replies.Empty]:
 
 def move_pages(addr: int, length: int, page_size: int, node: int | None = None) -> Op[replies.Nodes]:
     return _op("move_pages", replies.Nodes, addr=addr, len=length, page_size=page_size, node=node)
+
+
+def held(addr: int, count: int, page_size: int, calls: Iterable[Op[Any]]) -> Op[replies.Held]:
+    """Make *calls* while *count* pages, *page_size* bytes apart, are migration entries of a move to another node."""
+    made = [{"op": call.name, **call.args} for call in calls]
+    return loop("held", replies.Held, HELD_MS, addr=addr, count=count, page_size=page_size, calls=made)
 
 
 def swap_cycle() -> Op[replies.Empty]:
@@ -290,6 +299,10 @@ def pagemap(addr: int, pages: int) -> Op[replies.Entries]:
 
 def page_flags(addr: int, pages: int) -> Op[replies.PageFlags]:
     return _op("page_flags", replies.PageFlags, addr=addr, pages=pages)
+
+
+def frames(addr: int, pages: int) -> Op[replies.Frames]:
+    return _op("frames", replies.Frames, addr=addr, pages=pages)
 
 
 def pagemap_scan(addr: int, length: int, **args: int) -> Op[replies.Scan]:

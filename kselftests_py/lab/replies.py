@@ -236,6 +236,18 @@ class PageFlags(Struct):
     flags: Annotated[list[Count], Meta(max_length=MANY)]
 
 
+class Frames(Struct):
+    """The number of the frame behind each page of 4 KiB; 0 where none is mapped."""
+
+    frames: Annotated[list[Count], Meta(max_length=MANY)]
+
+
+class Held(Struct):
+    """Answers to the calls that were made while pages were migration entries."""
+
+    results: Annotated[list[Item], Meta(max_length=MANY)]
+
+
 class Drained(Struct):
     """``uffds``: handle of a descriptor, and of what its fork event brought."""
 

@@ -7,11 +7,26 @@ temporarily replaced by migration entries"); invariants I2 to I5; of each operat
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import pytest
 
 from kselftests_py.lab import RWP, KernelRefused, Page, Subject, ops
 from kselftests_py.lab.kinds import HUGE, HUGETLB
-from kselftests_py.lab.matrix import Case, found, protect, resolve, scan, swap_out
+from kselftests_py.lab.matrix import (
+    Case,
+    Cell,
+    brief,
+    found,
+    marks,
+    pagemap,
+    protect,
+    protect_all,
+    resolve,
+    scan,
+    swap_out,
+    touched,
+)
 from kselftests_py.lab.operations import NEEDS, Operation, Row, only, rows
 
 KPF_COMPOUND = 1 << 15 | 1 << 16
@@ -20,6 +35,12 @@ KPF_KSM = 1 << 21
 SCANS = 2
 """Passes of KSM over all memory: a page is taken once it has not changed between two."""
 BOUND_MS = 20_000
+FILLING, RUN = 12288, 64
+"""Pages of the filling for compaction, and of each run in it."""
+COMPACTIONS = 4
+"""One in ten or so moves nothing of ours."""
+STEP = {"thp": 2 << 20, "mthp": 64 << 10}
+"""Bytes of a large folio: one address of it migrates it all."""
 
 
 def _advise(case: Case, advice: str) -> None:
@@ -75,18 +96,80 @@ def migrate(case: Case) -> None:
     """try_to_migrate_one(), remove_migration_pte(), remove_migration_pmd(), set_pmd_migration_entry()."""
     asked = case.each(lambda cell: ops.move_pages(cell.region.addr, cell.region.length, cell.region.page_size))
     here = {str(cell): nodes.nodes[0] for cell, (nodes,) in zip(case.cells, asked, strict=True)}
+    _move(case, lambda cell: 1 - here[str(cell)])
+
+
+def _move(case: Case, node: Callable[[Cell], int]) -> None:
+    """move_pages(2) of each cell. :raises AssertionError: its first page is not where it was sent."""
     moved = case.each(
-        lambda cell: ops.move_pages(
-            cell.region.addr, cell.region.length, cell.region.page_size, 1 - here[str(cell)]
-        )
-    )  # fmt: skip
+        lambda cell: ops.move_pages(cell.region.addr, cell.region.length, cell.region.page_size, node(cell))
+    )
     for cell, (nodes,) in zip(case.cells, moved, strict=True):
-        assert nodes.nodes[0] == 1 - here[str(cell)], f"{cell}: move_pages: the first page is on {nodes.nodes[0]}"
+        assert nodes.nodes[0] == node(cell), f"{cell}: move_pages: the first page is on {nodes.nodes[0]}"
+
+
+def held_in_migration(case: Case) -> None:
+    """change_softleaf_pte(), change_non_present_huge_pmd(), hugetlb_change_protection(): while its pages are migration
+    entries all are resolved, and those that are to be protected are protected again; both is seen in the entries, and
+    PAGEMAP_SCAN tells of the others as it does of pages.
+    """
+    case.each(protect_all)
+    for cell in case.cells:
+        step = STEP.get(cell.kind.name, cell.region.page_size)
+        count = 1 if step >= 2 << 20 else cell.region.length // step
+        calls = [
+            resolve(cell, 0, len(cell.region)),
+            pagemap(cell),
+            *protect(cell),
+            pagemap(cell),
+            scan(cell, touched(cell)),
+        ]
+        try:
+            results = case.subject.call(ops.held(cell.region.addr, count, step, calls)).results
+        except KernelRefused as refused:
+            pytest.skip(f"{cell}: {refused}")
+        answers = [ops.result_of(item, call) for item, call in zip(results, calls, strict=True)]
+        assert marks(cell, answers[1].entries) == set(), f"{cell}: markers that resolving left on migration entries"
+        markers, hot = marks(cell, answers[-2].entries), found(cell, answers[-1])
+        assert markers == cell.armed, f"{cell}: markers {brief(markers)} on migration entries, not {brief(cell.armed)}"
+        told = f"{cell}: reported {brief(hot)} of migration entries, not {brief(cell.free)}"
+        assert cell.delivery == "sync" or hot == cell.free, told
 
 
 def compact(case: Case) -> None:
-    """compact_node(): isolates and migrates whatever it can; which pages is not ours to say."""
-    case.subject.call(ops.knob_set("compact_memory", "1"))
+    """compact_node(): pages are migrated to free frames of higher numbers; which ones, is not ours to say."""
+    if not any(_compacted(case) for _ in range(COMPACTIONS)):
+        pytest.skip(f"{COMPACTIONS} compactions moved no page of any kind")
+
+
+def _compacted(case: Case) -> bool:
+    """Whether some page of some cell was moved by compaction, which fills blocks that are in use in part.
+
+    So that there are such above the pages of the cells, a filling loses every other run of its pages, the lowest one
+    last, and the cells come from the other node into what was freed last. Frames kept back for a CPU are no targets.
+    """
+    filling = case.subject.region("anon", FILLING).populate()
+    node = filling.nodes()[0]
+    frames = case.subject.call(ops.frames(filling.addr, FILLING)).frames
+    highest_first = sorted(range(0, FILLING, RUN), key=lambda first: -frames[first])
+    _move(case, lambda _: 1 - node)
+    case.subject.call(ops.knob_set("pcp_high_fraction", "1000"))
+    try:
+        length = RUN * filling.page_size
+        case.subject.batch(*[ops.madvise(filling[first], length, "DONTNEED") for first in highest_first[1::2]])
+        _move(case, lambda _: node)
+        before = _frames(case)
+        case.subject.call(ops.knob_set("compact_memory", "1"))
+        return _frames(case) != before
+    finally:
+        case.subject.call(ops.knob_set("pcp_high_fraction", "0"))
+        filling.unmap()
+
+
+def _frames(case: Case) -> dict[str, list[int]]:
+    """The frame of each page of 4 KiB."""
+    told = case.each(lambda cell: ops.frames(cell.region.addr, cell.region.length // 4096))
+    return {str(cell): frames.frames for cell, (frames,) in zip(case.cells, told, strict=True)}
 
 
 def soft_offline(case: Case) -> None:
@@ -195,6 +278,11 @@ NOT_MOVED = {
     **ZERO_STAYS,
     "shmem_thp": "write protection takes it out of the page table, and leaves markers",
 }
+NOT_COMPACTED = {
+    **ZERO_STAYS,
+    **dict.fromkeys(("thp", "shmem_thp", *HUGETLB), "compaction leaves pages of 2 MiB where they are"),
+}
+HELD = ("anon", "thp", "mthp", "shmem", "hugetlb_private")
 POOL = dict.fromkeys(HUGETLB, "would take huge pages away from the tests after it")
 LEFT_ALONE = {
     **dict.fromkeys(HUGETLB, "NUMA balancing leaves hugetlb alone"),
@@ -212,7 +300,14 @@ OPERATIONS = [
     Operation(read_ahead, ("swap",), NOT_SWAPPED, LOST),
     Operation(freed_lazily, absent=only(PRIVATE[:-1], "MADV_FREE takes private anonymous memory")),
     Operation(migrate, ("nodes",), NOT_MOVED),
-    Operation(compact, ("compaction",)),
+    Operation(
+        held_in_migration, ("nodes", "smp", "guest"),
+        {
+            **only(HELD, "its entries are those of another kind"),
+            "hugetlb": "the migration has the lock of the file until its end, and protecting waits for that",
+        },
+    ),
+    Operation(compact, ("compaction", "nodes"), NOT_COMPACTED),
     Operation(soft_offline, ("hwpoison", "guest"), NO_FRAMES),
     Operation(neighbour_fails, ("hwpoison", "guest"), NO_FRAMES),
     Operation(
@@ -235,7 +330,7 @@ OPERATIONS = [
 ]  # fmt: skip
 
 
-@pytest.mark.contract("F9", "P22", "I2", "I3", "I4", "I5")
+@pytest.mark.contract("F9", "P21", "P22", "I2", "I3", "I4", "I5")
 @pytest.mark.control("skip_protect", "invert_marker")
 @pytest.mark.parametrize(("operation", "protection", "kinds"), rows(OPERATIONS))
 def test_protection_survives(check_row: Row, operation: Operation, protection: str, kinds: tuple[str, ...]) -> None:
