@@ -30,9 +30,17 @@ bool kst_cpus_has(int cpu)
 	return given() && CPU_ISSET(cpu, given());
 }
 
+int kst_cpus_go_to(int cpu)
+{
+	cpu_set_t one;
+
+	CPU_ZERO(&one);
+	CPU_SET(cpu, &one);
+	return sched_setaffinity(0, sizeof(one), &one) ? errno : 0;
+}
+
 int kst_cpus_place(bool one)
 {
-	cpu_set_t first;
 	int cpu = 0;
 
 	if (!given())
@@ -41,7 +49,5 @@ int kst_cpus_place(bool one)
 		return sched_setaffinity(0, sizeof(*given()), given()) ? errno : 0;
 	while (!CPU_ISSET(cpu, given()))
 		cpu++;
-	CPU_ZERO(&first);
-	CPU_SET(cpu, &first);
-	return sched_setaffinity(0, sizeof(first), &first) ? errno : 0;
+	return kst_cpus_go_to(cpu);
 }

@@ -224,7 +224,7 @@ static json_t *op_proc_read(struct kst_subject *s, const json_t *args)
  */
 static json_t *op_settle(struct kst_subject *s, const json_t *args)
 {
-	cpu_set_t before, one;
+	cpu_set_t before;
 	json_t *reply = NULL;
 	uint64_t addr;
 	void *scratch;
@@ -240,9 +240,7 @@ static json_t *op_settle(struct kst_subject *s, const json_t *args)
 	for (int cpu = 0; cpu < CPU_SETSIZE; cpu++) {
 		if (!kst_cpus_has(cpu))
 			continue;
-		CPU_ZERO(&one);
-		CPU_SET(cpu, &one);
-		if (!sched_setaffinity(0, sizeof(one), &one) && madvise(scratch, 4096, MADV_COLD))
+		if (!kst_cpus_go_to(cpu) && madvise(scratch, 4096, MADV_COLD))
 			reply = kst_errno(errno, "madvise MADV_COLD");
 		if (reply)
 			break;

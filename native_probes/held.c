@@ -57,15 +57,6 @@ static int move_all(struct held *h, int node)
 	return syscall(SYS_move_pages, 0, count, h->pages, h->nodes, h->status, MOVE_ALL) < 0 ? errno : 0;
 }
 
-static int go_to(int cpu)
-{
-	cpu_set_t one;
-
-	CPU_ZERO(&one);
-	CPU_SET(cpu, &one);
-	return sched_setaffinity(0, sizeof(one), &one) ? errno : 0;
-}
-
 static void *mover(void *arg)
 {
 	struct held *h = arg;
@@ -202,13 +193,13 @@ static bool calls_arg(const json_t *args, const json_t **calls, json_t **reply)
 	return true;
 }
 
-/* Two of the CPUs of `set`; false if there is only one. */
-static bool two_cpus(const cpu_set_t *set, int cpu[2])
+/* Two of the CPUs that this process was given; false if there is only one. */
+static bool two_cpus(int cpu[2])
 {
 	int n = 0;
 
 	for (int i = 0; i < CPU_SETSIZE && n < 2; i++)
-		if (CPU_ISSET(i, set))
+		if (kst_cpus_has(i))
 			cpu[n++] = i;
 	return n == 2;
 }
@@ -239,24 +230,20 @@ static json_t *with_threads(struct held *h)
 	pthread_t moves, holds;
 	bool moving, holding = false;
 	json_t *reply = NULL;
-	cpu_set_t before, all;
+	cpu_set_t before;
 	int err;
 
-	memset(&all, 0xff, sizeof(all));
-	if (sched_getaffinity(0, sizeof(before), &before) || sched_setaffinity(0, sizeof(all), &all) ||
-	    sched_getaffinity(0, sizeof(all), &all))
-		return kst_errno(errno, "the affinity of a thread");
-	if (!two_cpus(&all, h->cpu)) {
-		sched_setaffinity(0, sizeof(before), &before);
+	if (!two_cpus(h->cpu))
 		return kst_errno(EOPNOTSUPP, "one CPU: nothing can be looked at while the other migrates");
-	}
+	if (sched_getaffinity(0, sizeof(before), &before))
+		return kst_errno(errno, "the affinity of a thread");
 	err = start(h, &moves, mover, false);
 	moving = !err;
 	if (!err)
 		err = start(h, &holds, holder, true);
 	holding = !err;
 	if (!err)
-		err = go_to(h->cpu[0]);
+		err = kst_cpus_go_to(h->cpu[0]);
 	reply = err ? kst_errno(err, "the threads that migrate and hold") : run(h);
 	atomic_store(&h->stop, true);
 	sem_post(&h->go);

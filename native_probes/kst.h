@@ -95,6 +95,8 @@ json_t *kst_knobs(void);
 /* CPUs that this process was given, whatever it uses of them now (cpus.c). */
 int kst_cpus(void);
 bool kst_cpus_has(int cpu);
+/* Run this thread there, and only there. 0 or an errno. */
+int kst_cpus_go_to(int cpu);
 /* Run on one of them, or on all again; threads and processes made from here on inherit it. 0 or an errno. */
 int kst_cpus_place(bool one);
 

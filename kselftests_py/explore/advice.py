@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 from kselftests_py.explore import steps as s
 from kselftests_py.explore.layout import drop, refused
-from kselftests_py.explore.model import Actor, Model, Page, State, Unmodelled
+from kselftests_py.explore.model import Model, Page, State, Unmodelled, inside
 
 _Rule = Callable[[Model, s.Madvise, list[Page]], None]
 _HUGETLB = ("DONTNEED", "POPULATE_READ", "POPULATE_WRITE")
@@ -45,20 +45,18 @@ def _dontneed(model: Model, step: s.Madvise, pages: list[Page]) -> None:
     for page in pages:
         if page.file is None:
             page.words = frozenset({0})
-    _maybe_woken(model, step)
+    maybe_woken(model, step)
 
 
-def _maybe_woken(model: Model, step: s.Madvise) -> None:
-    """Who waits for a page that is dropped goes on, or sleeps on: I1 has an exception for it."""
+def maybe_woken(model: Model, step: s.Madvise | s.PunchHole) -> None:
+    """Who waits for a page that is dropped goes on, or sleeps on: I1 has an exception for it. A hole is one in each
+    process that has the file."""
     for number, actor in enumerate(model.actors):
-        here = actor.process == step.process and actor.access is not None
-        if here and inside(actor, step) and "blocked" in actor.states:
+        if actor.access is None or "blocked" not in actor.states:
+            continue
+        here = isinstance(step, s.PunchHole) or actor.process == step.process
+        if here and inside(actor.access, step.region, step.first, step.count):
             model.retry([number], maybe=True)
-
-
-def inside(actor: Actor, step: s.Madvise | s.PunchHole) -> bool:
-    assert actor.access is not None
-    return actor.access.region == step.region and step.first <= actor.access.page < step.first + step.count
 
 
 def _pageout(model: Model, step: s.Madvise, pages: list[Page]) -> None:
@@ -89,7 +87,7 @@ def _free(model: Model, step: s.Madvise, pages: list[Page]) -> None:
     for page in pages:
         page.lazy = True
         page.may_be_freed()
-    _maybe_woken(model, step)
+    maybe_woken(model, step)
     return None
 
 

@@ -271,9 +271,8 @@ class Code:
         start, length = self.at(step.region, step.first), self.length(step.region, step.count)
         uffd = self._uffd(step.uffd)
         if isinstance(step, s.Copy):
-            modes = ["UFFDIO_COPY_MODE_WP"] * step.protect + ["UFFDIO_COPY_MODE_DONTWAKE"] * step.dontwake
             values = f"{step.count}, {self.size(step.region)}, {step.value + step.first}"
-            return [f"copy({uffd}, {start}, {values}, {' | '.join(modes) or '0'})"]
+            return [f"copy({uffd}, {start}, {values}, {_fill_mode(step) or '0'})"]
         if isinstance(step, s.Move):
             target = self.at(step.to, step.to_first)
             fields = f".dst = (uintptr_t){target}, .src = (uintptr_t){start}, .len = {length}"
@@ -292,9 +291,7 @@ class Code:
             case s.Zeropage():
                 struct = "uffdio_zeropage"
             case s.Continue():
-                struct = "uffdio_continue"
-                modes = ["UFFDIO_CONTINUE_MODE_WP"] * step.protect + ["UFFDIO_CONTINUE_MODE_DONTWAKE"] * step.dontwake
-                mode = " | ".join(modes)
+                struct, mode = "uffdio_continue", _fill_mode(step)
         value = span if struct == "uffdio_range" else f"{{.range = {span}{f', .mode = {mode}' if mode else ''}}}"
         declared = f"struct {struct} arg{number} = {value};"
         if len(declared) > LINE:
@@ -377,6 +374,12 @@ class Code:
             "needed": _bits("UFFD_FEATURE_", (name for name in FEATURES if name in self.objects.features)),
             "fork_events": self._event_fork,
         }
+
+
+def _fill_mode(step: s.Copy | s.Continue) -> str:
+    """Its mode bits; empty: none."""
+    names = ["WP"] * step.protect + ["DONTWAKE"] * step.dontwake
+    return " | ".join(f"UFFDIO_{type(step).__name__.upper()}_MODE_{name}" for name in names)
 
 
 def _bits(prefix: str, names: Iterable[str]) -> str:

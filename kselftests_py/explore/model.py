@@ -91,6 +91,11 @@ class Actor:
         return self.states == {"idle"}
 
 
+def inside(access: s.Access, region: int, first: int, count: int) -> bool:
+    """Whether the page accessed is one of *count* of *region* from *first* on."""
+    return access.region == region and first <= access.page < first + count
+
+
 @dataclass(frozen=True)
 class Branch:
     """One way an access may go: its outcome, the state of the page then, the message it sends."""
@@ -168,10 +173,10 @@ class Model:
     def waiting(self, uffd: int, region: int | None = None, first: int = 0, count: int = 0) -> Iterator[int]:
         """Actors whose fault waits on *uffd*, in the range if one is given."""
         for number, actor in enumerate(self.actors):
-            if actor.access and "blocked" in actor.states and actor.uffd == uffd:
-                inside = actor.access.region == region and first <= actor.access.page < first + count
-                if region is None or inside:
-                    yield number
+            if actor.access is None or "blocked" not in actor.states or actor.uffd != uffd:
+                continue
+            if region is None or inside(actor.access, region, first, count):
+                yield number
 
     # One access.
 

@@ -109,13 +109,16 @@ def mremap(run: Runner, step: s.Mremap) -> None:
 def copy_(run: Runner, step: s.Copy) -> None:
     start, length = run.range(step)
     run.add(0, ops.poke(run.scratch.addr, step.value + step.first))
-    mode = (2 if step.protect else 0) | (1 if step.dontwake else 0)  # UFFDIO_COPY_MODE_WP, _DONTWAKE
-    run.call(0, ops.copy(step.uffd + 1, start, length, mode, src=run.scratch.addr))
+    run.call(0, ops.copy(step.uffd + 1, start, length, _fill_mode(step), src=run.scratch.addr))
 
 
 def continue_(run: Runner, step: s.Continue) -> None:
-    mode = (2 if step.protect else 0) | (1 if step.dontwake else 0)  # UFFDIO_CONTINUE_MODE_WP, _DONTWAKE
-    run.call(0, ops.fill("continue", step.uffd + 1, *run.range(step), mode))
+    run.call(0, ops.fill("continue", step.uffd + 1, *run.range(step), _fill_mode(step)))
+
+
+def _fill_mode(step: s.Copy | s.Continue) -> int:
+    """UFFDIO_COPY_MODE_WP and _DONTWAKE; those of UFFDIO_CONTINUE have the same values."""
+    return (2 if step.protect else 0) | (1 if step.dontwake else 0)
 
 
 def zeropage(run: Runner, step: s.Zeropage) -> None:

@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterable
 from typing import Any
 
 from kselftests_py.explore import steps as s
-from kselftests_py.explore.advice import inside, madvise, touch
+from kselftests_py.explore.advice import madvise, maybe_woken, touch
 from kselftests_py.explore.layout import drop, exit_, fork, move, mremap, munmap, refused, swap_cycle
 from kselftests_py.explore.model import HOLE, Actor, File, Model, Page, State, Uffd, Unmodelled, unmarked
 
@@ -165,9 +165,7 @@ def punch_hole(model: Model, step: s.PunchHole) -> None:
     for file in files:
         model.files[file] = File()
     drop(model, [page for page in model.pages.values() if page.file in files])
-    for number, actor in enumerate(model.actors):
-        if actor.access is not None and "blocked" in actor.states and inside(actor, step):
-            model.retry([number], maybe=True)
+    maybe_woken(model, step)
 
 
 def _fill(model: Model, step: s.Copy | s.Zeropage, word: int, *, protect: bool, wakes: bool) -> None:

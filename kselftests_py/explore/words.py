@@ -107,14 +107,12 @@ def _memory(step: s.Step) -> str:
     match step:
         case s.Unregister() | s.Wake() | s.Zeropage():
             return f"UFFDIO_{type(step).__name__.upper()} of {_pages(step)}, by userfaultfd {step.uffd}."
-        case s.Copy():
+        case s.Copy() | s.Continue():
             modes = ["MODE_WP"] * step.protect + ["MODE_DONTWAKE"] * step.dontwake
             mode = f", {' and '.join(modes)}" if modes else ""
-            return f"UFFDIO_COPY of {step.value} + page number onto {_pages(step)}, by userfaultfd {step.uffd}{mode}."
-        case s.Continue():
-            modes = ["MODE_WP"] * step.protect + ["MODE_DONTWAKE"] * step.dontwake
-            mode = f", {' and '.join(modes)}" if modes else ""
-            return f"UFFDIO_CONTINUE of {_pages(step)}, by userfaultfd {step.uffd}{mode}."
+            what = f"{step.value} + page number onto " if isinstance(step, s.Copy) else ""
+            name = type(step).__name__.upper()
+            return f"UFFDIO_{name} of {what}{_pages(step)}, by userfaultfd {step.uffd}{mode}."
         case s.Move():
             return f"UFFDIO_MOVE of {_pages(step)} {_target(step.to, step.to_first)}, by userfaultfd {step.uffd}."
         case s.Mprotect():

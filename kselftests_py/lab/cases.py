@@ -9,7 +9,8 @@ from typing import Any
 import pytest
 
 from kselftests_py.lab import ops
-from kselftests_py.lab.constants import RWP, RWP_ASYNC, WP, WP_ASYNC, WP_SHMEM, Feature, Page, Term
+from kselftests_py.lab.actor import Ticket
+from kselftests_py.lab.constants import RWP, RWP_ASYNC, WP, WP_ASYNC, WP_SHMEM, Feature, Page, ProtectMode, Term
 from kselftests_py.lab.errors import KernelRefused
 from kselftests_py.lab.region import Region
 from kselftests_py.lab.subject import Subject
@@ -70,6 +71,16 @@ def skipped_if_unavailable(tried: bool) -> Iterator[None]:
         if not tried or refused.name != "EOPNOTSUPP":
             raise
         pytest.skip(str(refused))
+
+
+def check_woken_by_wake_alone(subject: Subject, region: Region, uffd: Uffd, waiter: Ticket) -> None:
+    """Page 0 of two is resolved with DONTWAKE: it is free, and *waiter* sleeps on in it, until UFFDIO_WAKE."""
+    uffd.protect(region[:1], ProtectMode.DONTWAKE)
+    assert region.marked_pages() == {1}
+    assert subject.actor().rmw(region[0], 0).done
+    assert waiter.blocked
+    uffd.wake(region[:1])
+    assert waiter.done
 
 
 def huge(subject: Subject, pages: int = HUGE, *, populate: bool = True) -> Region:

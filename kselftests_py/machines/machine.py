@@ -18,8 +18,8 @@ from kselftests_py.lab.channel import Channel
 
 Enough = Callable[[bytes], object]
 """Asked of a command's output so far: true if no more of it is wanted."""
-LEFT = -1
-"""The exit code of a command that was left before its end."""
+LEFT = -2
+"""The exit code of a command that was left before its end; -1 is that of a session that ended without one."""
 
 
 class Loss(StrEnum):

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from kselftests_py.lab import RWP, RWP_ASYNC, WP, WP_SHMEM, Fault, Feature, ProtectMode, Subject, ops
-from kselftests_py.lab.cases import DISTINCT_KINDS, track
+from kselftests_py.lab.cases import DISTINCT_KINDS, check_woken_by_wake_alone, track
 from kselftests_py.lab.ops import Op
 from kselftests_py.lab.refusals import answers, check_refusals
 
@@ -218,12 +218,7 @@ def test_dontwake_leaves_the_waiter_asleep(subject: Subject, kind: str) -> None:
     uffd.protect(region)
     waiter = subject.actor().read(region[0])
     assert waiter.blocked
-    uffd.protect(region[:1], DONTWAKE)
-    assert region.marked_pages() == {1}
-    assert subject.actor().rmw(region[0], 0).done
-    assert waiter.blocked
-    uffd.wake(region[:1])
-    assert waiter.done
+    check_woken_by_wake_alone(subject, region, uffd, waiter)
 
 
 @contract("P18")

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from kselftests_py.lab import MINOR, MISSING, RWP, WP, WP_SHMEM, WRITE, Fault, Feature, ProtectMode, Subject, ops
-from kselftests_py.lab.cases import DISTINCT_KINDS, features, track
+from kselftests_py.lab.cases import DISTINCT_KINDS, check_woken_by_wake_alone, features, track
 from kselftests_py.lab.ops import Op
 from kselftests_py.lab.refusals import answers, check_refusals
 
@@ -118,12 +118,7 @@ def test_who_is_woken(subject: Subject, kind: str) -> None:
     uffd.protect(region)
     assert waiter.blocked
     assert uffd.events() == []
-    uffd.protect(region[:1], DONTWAKE)
-    assert region.marked_pages() == {1}
-    assert subject.actor().rmw(region[0], 0).done
-    assert waiter.blocked
-    uffd.wake(region[:1])
-    assert waiter.done
+    check_woken_by_wake_alone(subject, region, uffd, waiter)
 
 
 @pytest.mark.contract("W8")
