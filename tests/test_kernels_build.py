@@ -15,7 +15,7 @@ import pytest
 from kernels_trees import KCONFIG, change, commit_all, mail, make_tree
 
 from kselftests_py.errors import BootError, HarnessError, KstError, UsageError
-from kselftests_py.kernels import KernelImage, config, resolve, twin
+from kselftests_py.kernels import KernelImage, config, resolve, source, twin
 from kselftests_py.kernels.spec import FLAVOURS
 from kselftests_py.kernels.steps import Step, every_step
 
@@ -56,6 +56,30 @@ def test_the_same_contents_are_built_once(linux: Path, tmp_path: Path) -> None:
     linux.rename(tmp_path / "elsewhere/linux")
     assert built(f"tree:{tmp_path}/elsewhere/linux", notes).digest == first.digest
     assert not [note for note in notes if "building" in note]
+
+
+@pytest.mark.parametrize("part", ["", "+twin", "+series:one.patch"])
+def test_what_is_built_is_there_at_once_while_another_is_being_built(
+    linux: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, part: str
+) -> None:
+    """Somebody builds from the same repository, which may take minutes: a kernel that is there is not kept waiting."""
+    monkeypatch.chdir(tmp_path)
+    Path("one.patch").write_text(mail(change()))
+    spec = f"git:{linux}@{commit_all(linux)}{part}"
+    first = built(spec)
+    (linux / "mm/memory.c").write_text("changed\n")
+    notes: list[str] = []
+
+    def progress(line: str) -> None:
+        assert "waiting" not in line
+        notes.append(line)
+
+    [folder] = Path("cache/builds").glob("linux_*/")
+    with source.locked(folder, progress):
+        again = resolve(spec, progress)
+    assert isinstance(again, KernelImage)
+    assert (again.digest, again.provenance) == (first.digest, first.provenance)
+    assert notes == [f"{linux} has uncommitted changes: they are no part of {spec}"]
 
 
 def test_sources_that_give_the_same_bytes_are_each_built_once(linux: Path, tmp_path: Path) -> None:

@@ -8,6 +8,7 @@ import re
 import shutil
 import signal
 import subprocess
+import tempfile
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import replace
@@ -21,6 +22,8 @@ from kselftests_py.kernels.spec import BuildSpec
 from kselftests_py.kernels.steps import Step, tell
 
 Progress = Callable[[str], None]
+Patches = list[tuple[str, list[Path]]]
+"""Each ``+series:`` of a spec, and its files."""
 
 _TOOLS = {
     "make": "make",
@@ -54,33 +57,43 @@ def resolve(wanted: BuildSpec, progress: Progress) -> KernelImage:
     compiler = compiler_used()
     ours, users = config.read(config.flavour_files(wanted.flavours)), config.read(wanted.configs)
     symbols = config.text(ours | users)
-    with source.opened(wanted, progress) as workspace, source.scratch(workspace.folder) as scratch:
-        patches = collect(wanted, scratch, progress)
-        provenance = workspace.provenance | {
-            "tree": workspace.git("rev-parse", f"{workspace.base}^{{tree}}"),
-            "flavour": wanted.flavour,
-            "config": f"sha256:{hashlib.sha256(symbols.encode()).hexdigest()}",
-            "compiler": compiler,
-        }
-        if patches:
-            provenance["series"] = " ".join(f"sha256:{series.digest(files)}" for _, files in patches)
-        made_of = ("tree", "flavour", "config", "compiler", "series")
-        provenance["build"] = _key({name: provenance.get(name, "") for name in made_of})
-        cached = _find(provenance["build"], progress)
-        recipe.write(scratch / "recipe", wanted, workspace, [files for _, files in patches], users)
-        if not cached:
-            lay_out(wanted, workspace, workspace.base, patches)
-            out = workspace.folder / f"out-{wanted.flavour}"
-            configure(workspace.src, out, ours, users, progress)
-            compile_kernel(wanted.spec, workspace.src, out, wanted.flavour, progress)
-            cached = _take(wanted, out, provenance, progress)
-        recipe.keep(scratch / "recipe", provenance["build"])
+    with tempfile.TemporaryDirectory(prefix="kst-series-") as temporary:
+        patches = collect(wanted, Path(temporary), progress)
+        told = source.told(wanted, progress)
+        if told:
+            provenance = _provenance(*told, wanted, symbols, compiler, patches)
+            if recipe.kept(wanted, provenance) and (there := _find(provenance["build"], progress)):
+                source.note_uncommitted(wanted, progress)
+                return replace(there, spec=wanted.spec, provenance=provenance)
+        with source.opened(wanted, progress) as workspace, source.scratch(workspace.folder) as scratch:
+            tree = workspace.git("rev-parse", f"{workspace.base}^{{tree}}")
+            provenance = _provenance(tree, workspace.provenance, wanted, symbols, compiler, patches)
+            cached = _find(provenance["build"], progress)
+            recipe.write(scratch / "recipe", wanted, workspace, [files for _, files in patches], users)
+            if not cached:
+                lay_out(wanted, workspace, workspace.base, patches)
+                out = workspace.folder / f"out-{wanted.flavour}"
+                configure(workspace.src, out, ours, users, progress)
+                compile_kernel(wanted.spec, workspace.src, out, wanted.flavour, progress)
+                cached = _take(wanted, out, provenance, progress)
+            recipe.keep(scratch / "recipe", provenance["build"])
     # The same bytes may have been built from something else before: what counts is what was asked for now.
     return replace(cached, spec=wanted.spec, provenance=provenance)
 
 
-Patches = list[tuple[str, list[Path]]]
-"""Each ``+series:`` of a spec, and its files."""
+def _provenance(
+    tree: str, origin: dict[str, str], wanted: BuildSpec, symbols: str, compiler: str, patches: Patches
+) -> dict[str, str]:
+    """What the kernel is made of; ``build`` is the digest of all of it that the kernel's bytes depend on."""
+    made_of = {
+        "tree": tree,
+        "flavour": wanted.flavour,
+        "config": f"sha256:{hashlib.sha256(symbols.encode()).hexdigest()}",
+        "compiler": compiler,
+    }
+    if patches:
+        made_of["series"] = " ".join(f"sha256:{series.digest(files)}" for _, files in patches)
+    return origin | made_of | {"build": _key({"series": "", **made_of})}
 
 
 def collect(wanted: BuildSpec, scratch: Path, progress: Progress) -> Patches:

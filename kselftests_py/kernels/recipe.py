@@ -132,6 +132,12 @@ def of(spec: str, provenance: Mapping[str, str]) -> tuple[Recipe, Files]:
     return Recipe("ssh", problem="it ran on a machine of the user's"), {}
 
 
+def kept(wanted: BuildSpec, provenance: Mapping[str, str]) -> bool:
+    """Whether the cache has the recipe that ``write`` would write for this build of *wanted*, a source: or git:."""
+    found, _ = of(wanted.spec, provenance)
+    return (found.kind, found.want, found.problem) == (wanted.kind, provenance.get("commit", wanted.want), "")
+
+
 def spec_of(recipe: Recipe, files: Files, scratch: Path, source: Path | None) -> str:
     """The spec by which ``resolve`` makes the kernel again; its *files* are laid out in *scratch* under our own names.
 

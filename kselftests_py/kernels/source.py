@@ -70,6 +70,42 @@ def builds() -> Path:
     return folder
 
 
+def told(wanted: BuildSpec, progress: Callable[[str], None]) -> tuple[str, dict[str, str]] | None:
+    """(tree, provenance) of what *wanted* names, if its workspace need not be held to know: somebody may build in it.
+
+    None where only the workspace can tell, also of what is wrong. Raises UsageError if Debian has no such source.
+    """
+    if wanted.kind == "source":
+        package = _package(wanted.want, progress)
+        folder = builds() / _name(wanted, package)
+        if not (folder / "git" / "HEAD").exists():
+            return None
+        found = git.run("rev-parse", "--verify", "--quiet", f"{_BASE}^{{tree}}", cwd=folder, env=_env(folder))
+        return None if found.returncode else (found.stdout.strip(), _of_package(package))
+    if wanted.kind == "git" and Path(wanted.want).is_dir():
+        names = (f"{wanted.revision}^{{commit}}", f"{wanted.revision}^{{tree}}")
+        commit, tree = (git.run("rev-parse", "--verify", "--quiet", name, cwd=Path(wanted.want)) for name in names)
+        if not commit.returncode and not tree.returncode:
+            return tree.stdout.strip(), _of_repository(wanted, commit.stdout.strip())
+    return None
+
+
+def _name(wanted: BuildSpec, package: debian.Package | None) -> str:
+    if package:
+        name = f"{package.name}_{package.version}"
+    else:
+        name = f"{Path(wanted.want).name}_{hashlib.sha256(wanted.want.encode()).hexdigest()[:12]}"
+    return re.sub(r"[^A-Za-z0-9._-]", "_", name)
+
+
+def _of_package(package: debian.Package) -> dict[str, str]:
+    return {package.name: f"{package.version} sha256:{package.sha256}"}
+
+
+def _of_repository(wanted: BuildSpec, commit: str) -> dict[str, str]:
+    return {"repository": wanted.want, "commit": commit}
+
+
 @contextlib.contextmanager
 def opened(wanted: BuildSpec, progress: Callable[[str], None]) -> Iterator[Workspace]:
     """The workspace of *wanted*, alone in it; ``src`` is not laid out yet.
@@ -77,12 +113,9 @@ def opened(wanted: BuildSpec, progress: Callable[[str], None]) -> Iterator[Works
     Raises UsageError if what the spec names is not there or no kernel's source, HarnessError if it cannot be had.
     """
     package = _package(wanted.want, progress) if wanted.kind == "source" else None
-    if package:
-        name = f"{package.name}_{package.version}"
-    else:
+    if not package:
         _check_is_kernel(wanted)
-        name = f"{Path(wanted.want).name}_{hashlib.sha256(wanted.want.encode()).hexdigest()[:12]}"
-    folder = builds() / re.sub(r"[^A-Za-z0-9._-]", "_", name)
+    folder = builds() / _name(wanted, package)
     folder.mkdir(exist_ok=True)
     with locked(folder, progress):
         _sweep(folder)
@@ -92,10 +125,10 @@ def opened(wanted: BuildSpec, progress: Callable[[str], None]) -> Iterator[Works
         (folder / "src").mkdir(exist_ok=True)
         if package:
             base = _imported(folder, package, progress)
-            yield Workspace(folder, base, {package.name: f"{package.version} sha256:{package.sha256}"})
+            yield Workspace(folder, base, _of_package(package))
         elif wanted.kind == "git":
             commit, base = _revision(folder, wanted, progress)
-            yield Workspace(folder, base, {"repository": wanted.want, "commit": commit})
+            yield Workspace(folder, base, _of_repository(wanted, commit))
         else:
             yield Workspace(folder, _snapshot(folder, Path(wanted.want), progress), {"directory": wanted.want})
 
@@ -203,14 +236,20 @@ def _revision(folder: Path, wanted: BuildSpec, progress: Callable[[str], None]) 
     if found.returncode:
         advice = "it is a shallow clone: git fetch --unshallow" if shallow == "true" else "git log shows what there is"
         raise UsageError(f"{wanted.spec}: {where}: has no revision {wanted.revision!r}; {advice}")
-    if git.run("--no-optional-locks", "status", "--porcelain", "-uno", cwd=where).stdout.strip():
-        progress(f"{where} has uncommitted changes: they are no part of {wanted.spec}")
+    note_uncommitted(wanted, progress)
     _borrow(folder, objects)
     commit = found.stdout.strip()
     names = git.output("ls-tree", "--name-only", commit, cwd=folder, env=_env(folder)).splitlines()
     if not {"Kconfig", "Kbuild", "mm"} <= set(names):
         raise UsageError(f"{wanted.spec}: {where}: {commit[:12]} is no kernel source (no Kconfig, Kbuild, mm)")
     return commit, _commit(folder, git.output("rev-parse", f"{commit}^{{tree}}", cwd=folder, env=_env(folder)))
+
+
+def note_uncommitted(wanted: BuildSpec, progress: Callable[[str], None]) -> None:
+    """Say so if the repository of *wanted*, a ``git:``, has changes that its commit has not."""
+    status = ("--no-optional-locks", "status", "--porcelain", "-uno")
+    if wanted.kind == "git" and git.run(*status, cwd=Path(wanted.want)).stdout.strip():
+        progress(f"{wanted.want} has uncommitted changes: they are no part of {wanted.spec}")
 
 
 def commit_of(workspace: Workspace, tree: str) -> str:
