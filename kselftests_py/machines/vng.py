@@ -134,6 +134,9 @@ def vng_command(image: KernelImage, boot: BootRoot, options: GuestOptions) -> li
             qemu += ["-smp cpus=1,maxcpus=2"]
         append += ["tsc=reliable"]
         command += ["--disable-kvm"]
+    if not options.exact and options.cpus > 1:
+        # A kernel without ACPI (lean) reads the BIOS's MP table, and SeaBIOS puts one CPU of each socket into it.
+        qemu += [f"-smp cpus={options.cpus},sockets={options.cpus}"]
     virtiofs = image.config_value("CONFIG_VIRTIO_FS") and shutil.which(
         "virtiofsd", path=f"{os.environ['PATH']}:/usr/libexec"
     )
