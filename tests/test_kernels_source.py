@@ -149,6 +149,18 @@ def test_a_repository_of_another_user_is_told_with_what_to_do(linux: Path) -> No
             ask()
 
 
+def test_a_partial_clone_that_lacks_files(linux: Path, tmp_path: Path) -> None:
+    """As with git clone --filter=blob:none; what is checked out there is there."""
+    commit_all(linux)
+    user_git(linux, "config", "uploadpack.allowFilter", "true")
+    clone = ("clone", "-q", "--filter=blob:none", f"file://{linux}")
+    user_git(tmp_path, *clone, "--no-checkout", "partial")
+    with pytest.raises(HarnessError, match=r"lacks it .* clone without --filter"):
+        laid_out(f"git:{tmp_path / 'partial'}")
+    user_git(tmp_path / "partial", "checkout", "-q", "HEAD")
+    laid_out(f"git:{tmp_path / 'partial'}")
+
+
 def test_a_shallow_clone(linux: Path, tmp_path: Path) -> None:
     first = commit_all(linux)
     (linux / "mm/memory.c").write_text("second\n")

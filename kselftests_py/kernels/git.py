@@ -51,5 +51,7 @@ def output(*arguments: str | Path, cwd: Path, env: dict[str, str]) -> str:
         lines = [line for line in told.stderr.splitlines() if line.startswith(("fatal:", "error:"))]
         reason = (lines or told.stderr.splitlines() or [f"it ended with {told.returncode}"])[0]
         advice = "free some space" if FULL.search(told.stderr) else "remove the directory and try again"
+        if "unable to read" in reason:  # borrowed objects that are not there
+            advice = "the clone lacks it (a partial one?): check that commit out there once, or clone without --filter"
         raise HarnessError(f"{env['GIT_DIR']}: git {arguments[0]}: {reason[:200]}; {advice}")
     return told.stdout.strip()
