@@ -43,8 +43,12 @@ def run(console: Console, choose: Callable[[], Accelerator] | None = None) -> in
         _print_row(console, row, where, versions)
 
     missing = [row for row in lacking if row.need == "required"]
-    _print_remedy(console, "to get what is missing", missing)
-    _print_remedy(console, "to get the optional ones", [row for row in lacking if row.need != "required"])
+    _print_remedy(console, "to get what is missing", _packages(missing))
+    optional = _packages([row for row in lacking if row.need != "required"])
+    known = requirements.known_to_apt(optional)  # one name that apt does not know, and it installs none of the others
+    _print_remedy(console, "to get the optional ones", known)
+    if unknown := [name for name in optional if name not in known]:
+        _print(console, "not known to apt here", f"{' '.join(unknown)} (apt-get update?)")
     _print(console, "accelerator", _accelerator(choose or _choose, missing))
     return HarnessError.exit_code if missing else 0
 
@@ -63,8 +67,11 @@ def _print_row(console: Console, row: Requirement, where: str | None, versions: 
     _print(console, "found", f"{name:<23} {version}: {row.why}")
 
 
-def _print_remedy(console: Console, title: str, rows: list[Requirement]) -> None:
-    packages = [name for row in rows if (name := requirements.debian_name(row))]
+def _packages(rows: list[Requirement]) -> list[str]:
+    return [name for row in rows if (name := requirements.debian_name(row))]
+
+
+def _print_remedy(console: Console, title: str, packages: list[str]) -> None:
     if packages:
         _print(console, title, "apt-get install " + " ".join(packages))
 

@@ -53,6 +53,7 @@ def reproduce(
     """
     read = capsule.open_(given)
     asked = _asked(read)
+    run.check(run.Options(**asked, out=out))
     numbers = range(len(read.manifest.kernels))
     for (
         number

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import importlib.util
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -96,3 +97,20 @@ def versions(packages: list[str]) -> dict[str, str]:
     )
     rows = (line.split(maxsplit=2) for line in query.stdout.splitlines())
     return {row[1]: row[2] for row in rows if len(row) == 3 and row[0] == "installed"}
+
+
+def known_to_apt(packages: list[str]) -> list[str]:
+    """Those of these packages that apt on this machine can install; none on a machine without apt."""
+    if not packages or not shutil.which("apt-cache"):
+        return []
+    query = subprocess.run(
+        ["apt-cache", "policy", *packages],
+        env=os.environ | {"LC_ALL": "C"},
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    # apt-cache(8): a name that only other packages mention is told, too, with the candidate "(none)".
+    found = re.findall(r"^(\S+):\n  Installed: .*\n  Candidate: (?!\(none\))", query.stdout, re.MULTILINE)
+    return [name for name in packages if name in found]

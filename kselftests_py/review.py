@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 from kselftests_py import run
-from kselftests_py.errors import HarnessError, UsageError
+from kselftests_py.errors import BootError, HarnessError, UsageError
 from kselftests_py.kernels import KernelImage, resolve
 from kselftests_py.kernels.spec import BuildSpec, parse
 from kselftests_py.reports import reply
@@ -28,8 +28,14 @@ def review(options: run.Options, series: str, base: str, view: TerminalView) -> 
     """
     if not isinstance(parse(base), BuildSpec):
         raise UsageError(f"--base {base}: a series needs a source: source:SERIES, tree:DIR or git:DIR@REV")
+    run.check(options)
     head = f"{base}+series:{series}"
-    kernels = [resolve(spec, view.note) for spec in (base, head)]
+    try:  # the series first: that it does not apply is told at once
+        kernels = [resolve(head, view.note)]
+    except BootError:
+        resolve(base, view.note)  # if that does not build, the series is not at fault
+        raise
+    kernels.append(resolve(base, view.note))
     digests = {kernel.digest for kernel in kernels if isinstance(kernel, KernelImage)}
     if len(digests) == 1:
         raise HarnessError(

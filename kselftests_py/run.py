@@ -135,12 +135,23 @@ def sigterm_as_interrupt() -> Iterator[None]:
         signal.signal(signal.SIGTERM, before)
 
 
+def check(options: Options) -> None:
+    """What can be told before the first kernel is had, which may take minutes.
+
+    :raises UsageError: a suite is none, or the run folder is used.
+    """
+    _suite_folders(options.suites)
+    if options.out is not None:
+        RunFolder.check_free(options.out)
+
+
 def run(options: Options, view: TerminalView) -> tuple[RunFolder, Verdict]:
     """Run the suites; the folder with everything, and the verdict.
 
     :raises UsageError: the options ask for what cannot be.
     :raises HarnessError: a kernel or the run folder is not to be had.
     """
+    check(options)
     folders = _suite_folders(options.suites)
     names = [Path(folder).name for folder in folders]
     specs, baselines = _kernels(options, view.note)

@@ -49,12 +49,12 @@ def outlast(calls: str, times: int) -> int:
     return times
 
 
-def beside(log: str, name: str) -> list[str]:
-    """Who else wrote to *log* while this ran: until somebody did, at most for a second."""
+def beside(log: str, name: str, seconds: float, of: int) -> list[str]:
+    """Who else wrote to *log* while this ran: until somebody did, or all *of* them have; at most so many seconds."""
     with Path(log).open("a") as lines:
         lines.write(f"{name}\n")
     before = Path(log).read_text()
-    _wait(lambda: Path(log).read_text() != before, 1)
+    _wait(lambda: Path(log).read_text() != before or before.count("\n") == of, seconds)
     return Path(log).read_text().removeprefix(before).split()
 
 

@@ -33,6 +33,7 @@ def kst(*arguments: str | Path) -> Result:
         (["--kernel", "host", "--baseline", "host"], 2, "are the same kernel"),
         (["--kernel", "ssh:nobody@127.0.0.1:1", "--suite", "idle"], 3, "no SSH connection"),
         (["--kernel", "host", "--memory", "3x"], 2, "--memory"),
+        (["--baseline", "image:/nonexistent/vmlinuz", "--kernel", "debain:7.3"], 2, "debian:"),
         ([*QUICK, "--out", "/proc/no/such"], 3, "/proc/no/such"),
         ([*QUICK, "-k", "no_such_test"], 3, "no test ran"),
         ([*QUICK, "-k", "anon and ("], 2, "kst: -k anon and (: no expression"),
@@ -42,7 +43,20 @@ def kst(*arguments: str | Path) -> Result:
             "running kernel is not known; give source:, tree: or git:; no",
         ),
     ],
-    ids=["spec", "no-file", "typo", "no-suite", "same", "ssh", "memory", "out", "nothing", "expression", "upstream"],
+    ids=[
+        "spec",
+        "no-file",
+        "typo",
+        "no-suite",
+        "same",
+        "ssh",
+        "memory",
+        "second-spec",
+        "out",
+        "nothing",
+        "expression",
+        "upstream",
+    ],
 )
 def test_one_line_and_the_exit_code(
     arguments: list[str], code: int, told: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
@@ -86,6 +100,12 @@ def test_run_folder_is_never_used_twice(tmp_path: Path) -> None:
     second = kst("run", *QUICK, "--out", tmp_path / "run")
     assert (second.exit_code, "holds a run already" in second.output) == (2, True), second.output
     assert (tmp_path / "run" / "results.jsonl").read_bytes() == before
+
+
+def test_a_folder_that_is_used_is_told_before_a_kernel_is_had(tmp_path: Path) -> None:
+    (tmp_path / "results.jsonl").touch()
+    result = kst("run", "--kernel", "image:/nonexistent/vmlinuz", "--out", tmp_path)
+    assert (result.exit_code, "holds a run already" in result.output) == (2, True), result.output
 
 
 def test_json_and_every_report(tmp_path: Path) -> None:
@@ -143,6 +163,25 @@ def test_what_the_system_refuses_is_one_line(monkeypatch: pytest.MonkeyPatch, er
     monkeypatch.setattr(kernels, "list_images", refused)
     result = kst("kernels")
     assert (result.exit_code, result.output) == (3, f"{told}\n")
+
+
+def test_a_mistake_of_ours_is_not_the_kernels(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Control: Python itself would end with 1, which is "the kernel failed"."""
+
+    def mistaken() -> None:
+        raise IndexError("list index out of range")
+
+    monkeypatch.setattr(kernels, "list_images", mistaken)
+    result = kst("kernels")
+    assert result.exit_code == 3
+    assert "IndexError" in result.output  # for the report
+    assert "kst's own" in result.output.splitlines()[-1]
+
+
+@pytest.mark.parametrize("command", [("compare", "debian:7.3", "debian:7.2"), ("history",)])
+def test_a_size_of_memory_that_is_none_is_told_by_every_command(command: tuple[str, ...]) -> None:
+    result = kst(*command, "--memory", "3x")
+    assert (result.exit_code, result.output) == (2, "kst: --memory 3x: give a number with K, M or G, for example 1G\n")
 
 
 def test_a_reader_that_goes_away_is_no_failure_of_the_harness(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -92,10 +92,12 @@ def test_the_manifest_names_the_symbols(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, old: str | None, differing: list[str]
 ) -> None:
     """Where one configuration is not known, nothing is said to differ."""
-    made = {spec: kernel(tmp_path, spec, text) for spec, text in (("k:1", "CONFIG_A=y\nCONFIG_B=y\n"), ("k:2", old))}
+    made = {
+        spec: kernel(tmp_path, spec, text) for spec, text in (("image:1", "CONFIG_A=y\nCONFIG_B=y\n"), ("tree:2", old))
+    }
     monkeypatch.setattr(session, "resolve", lambda spec, _note: made[spec])
     folder = factory.run_folder(tmp_path / "run", [])
-    both = session.targets(["k:1"], ["k:2"], session.Silent())
+    both = session.targets(["image:1"], ["tree:2"], session.Silent())
     run = session.begin(folder, both, session.Settings(), session.Silent(), {}, controls=False)
     assert run.manifest.config_differences == differing == folder.manifest().config_differences
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import os
 import re
 import sys
 from collections.abc import Callable
@@ -54,17 +55,41 @@ def test_each_requirement_is_one_whole_line_and_only_required_ones_count(
     assert re.fullmatch(line, text.splitlines()[0]), text
 
 
+def fake_apt(said: str, tmp: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A machine whose apt-cache says this, whatever it is asked."""
+    (tmp / "bin").mkdir()
+    (tmp / "bin/apt-cache").write_text(f"#!/bin/sh\nprintf '%s' '{said}'\n")
+    (tmp / "bin/apt-cache").chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp / 'bin'}:{os.environ['PATH']}")
+
+
 def test_how_to_get_what_is_missing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     table = (
         "sh-package  required  sh    there\n"
         "one         required  no-1  a\n"
         "two         required  no-2  b\n"
         "three       optional  no-3  c\n"
-        "-           optional  /no4  d\n"
+        "four        optional  no-4  d\n"
+        "five        optional  no-5  e\n"
+        "-           optional  /no6  f\n"
+    )
+    # apt-cache(8): what only others mention has no candidate, and of what nobody mentions nothing is said.
+    fake_apt(
+        "three:\n  Installed: (none)\n  Candidate: 1.0\n  Version table:\n     1.0 500\n"
+        "four:\n  Installed: (none)\n  Candidate: (none)\n  Version table:\n",
+        tmp_path,
+        monkeypatch,
     )
     _, text = diagnose(table, tmp_path, monkeypatch)
     assert re.search(r"^to get what is missing +apt-get install one two$", text, re.M)
     assert re.search(r"^to get the optional ones +apt-get install three$", text, re.M)
+    assert re.search(r"^not known to apt here +four five \(apt-get update\?\)$", text, re.M)
+
+
+def test_without_apt_nothing_is_recommended_to_be_got_with_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PATH", str(tmp_path))
+    _, text = diagnose("three  optional  no-3  c\n", tmp_path, monkeypatch)
+    assert "apt-get install" not in text
 
 
 def test_a_packages_version_is_not_claimed_for_a_tool_from_elsewhere(

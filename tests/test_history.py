@@ -35,7 +35,7 @@ def figure(value: float, outcome: Outcome = Outcome.DONE, **fields: object) -> R
 
 
 def entry(digit: str, release: str) -> KernelEntry:
-    return KernelEntry(label=release, spec=f"made:{release}", release=release, digest=digit * 64)
+    return KernelEntry(label=release, spec=f"debian:{release}", release=release, digest=digit * 64)
 
 
 @pytest.fixture(autouse=True)
@@ -71,7 +71,7 @@ def test_a_damaged_history_is_named(cache: Path) -> None:
 
 
 def made(spec: str, _note: object = None) -> KernelImage:
-    release = spec.removeprefix("made:")
+    release = spec.removeprefix("debian:")
     return KernelImage(spec, release, Path("vmlinuz"), None, None, {"7.2.13": "a", "7.3.4": "b"}[release] * 64, {})
 
 
@@ -89,7 +89,7 @@ def boots(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     monkeypatch.setattr("kselftests_py.pytest_plugin.station.agent", lambda: Path("agent"))
     monkeypatch.setattr(known, "how", lambda memory: HOW | {"memory": memory})
     for release, value in (("7.2.13", 1500), ("7.3.4", 1501)):
-        image = made(f"made:{release}")
+        image = made(f"debian:{release}")
         kernel = KernelEntry(label=image.label, spec=image.spec, release=release, digest=image.digest)
         kept.remember(kernel, HOW, WHEN, figure(value))
     return tried
@@ -111,7 +111,7 @@ def test_what_was_measured_before_is_not_booted(
         accel="tcg", expression="rwp-async-anon-read and instructions", memory=memory, out=tmp_path / "run", reuse=reuse
     )
     view = TerminalView(Console(quiet=True))
-    folder, found, verdict = compare.compare(options, "made:7.3.4", "made:7.2.13", 0, view)
+    folder, found, verdict = compare.compare(options, "debian:7.3.4", "debian:7.2.13", 0, view)
     assert (boots, verdict.word) == (booted, word)
     assert [change.more for change in found.changes] == ([] if booted else [1])
     told = [one.provenance.get("exact figures", "") for one in folder.manifest().kernels]
@@ -121,7 +121,7 @@ def test_what_was_measured_before_is_not_booted(
 @pytest.mark.usefixtures("boots")
 def test_a_comparison_as_json_says_of_each_path_what_it_became() -> None:
     told = CliRunner().invoke(
-        cli.main, ["compare", "made:7.3.4", "made:7.2.13", "-k", "rwp-async-anon-read and instructions", "--json"]
+        cli.main, ["compare", "debian:7.3.4", "debian:7.2.13", "-k", "rwp-async-anon-read and instructions", "--json"]
     )
     (change,) = (found := json.loads(told.stdout))["changes"]
     assert (change["title"], change["more"], change["verdict"]) == ("rwp fault async anon read", 1, "dearer")
@@ -133,7 +133,7 @@ def test_a_comparison_as_json_says_of_each_path_what_it_became() -> None:
 def test_a_damaged_history_ends_a_comparison_in_one_line(cache: Path) -> None:
     for results in cache.glob("history/*/results.jsonl"):
         results.write_text("no record\n" + results.read_text())
-    told = CliRunner().invoke(cli.main, ["compare", "made:7.3.4", "made:7.2.13", "-k", "rwp-async-anon-read"])
+    told = CliRunner().invoke(cli.main, ["compare", "debian:7.3.4", "debian:7.2.13", "-k", "rwp-async-anon-read"])
     assert told.exit_code == 3
     assert "not a record" in told.output.strip().splitlines()[-1]
 

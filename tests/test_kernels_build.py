@@ -156,13 +156,36 @@ def test_a_build_that_fails_and_the_next_that_does_not(
 TOO_OLD = "***\n*** C compiler is too old.\n***   Your GCC version:    4.9.0\n***   Minimum GCC version: 8.1.0\n***\n"
 
 
-def test_a_compiler_too_old(linux: Path) -> None:
-    (linux / "too-old").write_text(TOO_OLD)
-    with pytest.raises(HarnessError, match=r"C compiler is too old: Your GCC version: 4\.9\.0, Minimum GCC version: 8"):
+@pytest.mark.parametrize(
+    ("said", "error", "says"),
+    [
+        (TOO_OLD, HarnessError, r"C compiler is too old: Your GCC version: 4\.9\.0, Minimum GCC version: 8"),
+        # As scripts/Kconfig.include ends for what is no compiler, or no linker, at all.
+        (
+            "cat: unknown C compiler\nscripts/Kconfig.include:45: Sorry, this C compiler is not supported.\n",
+            HarnessError,
+            "this C compiler is not supported",
+        ),
+        ("mm/Kconfig:3: syntax error\n", BootError, "does not build: mm/Kconfig:3: syntax error$"),
+        ("mm/Kconfig:3: syntax error\n  CC      mm/x.o\n", BootError, "does not build: mm/Kconfig:3: syntax error$"),
+    ],
+)
+def test_a_configuration_that_make_refuses(linux: Path, said: str, error: type[KstError], says: str) -> None:
+    (linux / "too-old").write_text(said)
+    with pytest.raises(error, match=says):
         built(f"tree:{linux}")
 
 
-@pytest.mark.parametrize(("variable", "value", "says"), [("CC", "nosuchcc", "nosuchcc"), ("PATH", "/nowhere", "gcc")])
+def test_a_compiler_of_no_name_is_the_usual_one(linux: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    first = built(f"tree:{linux}")
+    monkeypatch.setenv("CC", "")
+    assert built(f"tree:{linux}").digest == first.digest
+
+
+@pytest.mark.parametrize(
+    ("variable", "value", "says"),
+    [("CC", "nosuchcc", "nosuchcc"), ("CC", "gcc -m64", "gcc -m64"), ("PATH", "/nowhere", "gcc")],
+)
 def test_a_compiler_missing(linux: Path, monkeypatch: pytest.MonkeyPatch, variable: str, value: str, says: str) -> None:
     monkeypatch.setenv(variable, value)
     with pytest.raises(HarnessError, match=f"{says} is not on this machine"):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import os
 from pathlib import Path
 
 import pytest
@@ -11,6 +12,7 @@ from kernels_trees import commit_all, make_tree, user_git
 from kselftests_py.errors import HarnessError, UsageError
 from kselftests_py.kernels import source
 from kselftests_py.kernels.spec import FLAVOURS, BuildSpec, parse
+from kselftests_py.presubmit import commits
 
 
 @pytest.fixture
@@ -136,6 +138,29 @@ def test_what_is_wrong_with_a_source_is_one_line(linux: Path, spec: str, prepare
     assert "\n" not in str(raised.value)
 
 
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can make a repository of somebody else")
+def test_a_repository_of_another_user_is_told_with_what_to_do(linux: Path) -> None:
+    """As a CI job in a container meets it: git refuses it (safe.directory, git-config(1))."""
+    sha = commit_all(linux)
+    os.chown(linux, 12345, 12345)
+    os.chown(linux / ".git", 12345, 12345)
+    for ask in (lambda: laid_out(f"git:{linux}"), lambda: commits.series(linux, f"{sha}..HEAD")):
+        with pytest.raises(UsageError, match=f"git config --global --add safe.directory {linux}$"):
+            ask()
+
+
+def test_a_partial_clone_that_lacks_files(linux: Path, tmp_path: Path) -> None:
+    """As with git clone --filter=blob:none; what is checked out there is there."""
+    commit_all(linux)
+    user_git(linux, "config", "uploadpack.allowFilter", "true")
+    clone = ("clone", "-q", "--filter=blob:none", f"file://{linux}")
+    user_git(tmp_path, *clone, "--no-checkout", "partial")
+    with pytest.raises(HarnessError, match=r"lacks it .* clone without --filter"):
+        laid_out(f"git:{tmp_path / 'partial'}")
+    user_git(tmp_path / "partial", "checkout", "-q", "HEAD")
+    laid_out(f"git:{tmp_path / 'partial'}")
+
+
 def test_a_shallow_clone(linux: Path, tmp_path: Path) -> None:
     first = commit_all(linux)
     (linux / "mm/memory.c").write_text("second\n")
@@ -175,16 +200,24 @@ def spec_of(kind: str, want: str, **parts: object) -> tuple[object, ...]:
         ("git:/a@v1", spec_of("git", "/a", revision="v1")),
         ("git:/a@HEAD@{1}", spec_of("git", "/a", revision="HEAD@{1}")),
         ("git:/a", spec_of("git", "/a")),
+        ("git:/a@topic@home", spec_of("git", "/a", revision="topic@home")),
+        ("git:{0}/job@2/linux", spec_of("git", "{0}/job@2/linux")),
+        ("git:{0}/job@2/linux@v1", spec_of("git", "{0}/job@2/linux", revision="v1")),
+        ("git:{0}/job@2/linux@HEAD@{{1}}", spec_of("git", "{0}/job@2/linux", revision="HEAD@{1}")),
+        ("git:{0}/job@topic@home", spec_of("git", "{0}/job", revision="topic@home")),
         (
             "git:/a@v1+series:/s+1/+series:msgid:x@y+config:/c",
             spec_of("git", "/a", revision="v1", series=("/s+1", "msgid:x@y"), configs=(Path("/c"),)),
         ),
     ],
 )  # fmt: skip
-def test_each_form_of_a_kernel_to_build_is_read(spec: str, meant: object) -> None:
-    wanted = parse(spec)
+def test_each_form_of_a_kernel_to_build_is_read(spec: str, meant: tuple[object, ...], tmp_path: Path) -> None:
+    (tmp_path / "job@2/linux").mkdir(parents=True)  # as Jenkins names the workspace of a second build
+    (tmp_path / "job").mkdir()
+    wanted = parse(spec.format(tmp_path) if "{0}" in spec else spec)
     assert isinstance(wanted, BuildSpec)
-    assert (wanted.kind, wanted.want, wanted.revision, wanted.series, wanted.configs, wanted.flavours) == meant
+    found = (wanted.kind, wanted.want, wanted.revision, wanted.series, wanted.configs, wanted.flavours)
+    assert found == tuple(one.replace("{0}", str(tmp_path)) if isinstance(one, str) else one for one in meant)
 
 
 @pytest.mark.parametrize(

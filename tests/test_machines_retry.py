@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -60,6 +61,22 @@ def test_only_a_code_patch_lost_by_tcg_is_not_the_kernels(
     monkeypatch.setattr(lost, "_text", lambda: console)
     monkeypatch.setattr(lost, "_wait_exit", lambda _seconds: True)
     assert lost.diagnose(ChannelLost("closed")).loss is loss
+
+
+@pytest.mark.parametrize(
+    ("console", "told"),
+    [("", "it said nothing at all"), ("one\n[    1.0] two\n\n", "its last line: [    1.0] two")],
+)
+def test_a_kernel_that_never_comes_up_is_told_with_its_last_words(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, console: str, told: str
+) -> None:
+    waiting = guest(tmp_path, [])
+    waiting._console = tmp_path / "console"
+    waiting._console.write_text(console)
+    monkeypatch.setattr(waiting, "_process", SimpleNamespace(poll=lambda: None))
+    with pytest.raises(NeverUp) as raised:
+        waiting._await_console("kst: probe", deadline=0)
+    assert f"within 120 s; {told} (console: " in str(raised.value)
 
 
 def test_a_qemu_that_cannot_count_instructions_is_the_environments_fault(

@@ -83,8 +83,25 @@ def test_a_shallow_clone_is_told(tree: Path, tmp_path: Path) -> None:
 
 
 def test_no_repository_is_one_line(tmp_path: Path) -> None:
-    with pytest.raises(UsageError, match="is no git repository"):
+    with pytest.raises(UsageError, match=r"not a git repository.*; run it in a kernel tree, or name one with --tree"):
         series(tmp_path, "a..b")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "told"),
+    [
+        (("--parts", "debug"), 2, "--parts debug: write +series:PATH"),
+        (("--parts", "+nonsense"), 2, "--parts +nonsense: write +series:PATH"),
+        (("--parts", "+debgu"), 2, "did you mean +debug?"),
+        (("--out", "/proc/no"), 3, "/proc/no: No such file or directory; name another folder with --out"),
+    ],
+)
+def test_a_mistake_is_told_before_anything_is_built(
+    tree: Path, monkeypatch: pytest.MonkeyPatch, arguments: tuple[str, ...], code: int, told: str
+) -> None:
+    monkeypatch.setattr(flow, "run", lambda *_, **__: pytest.fail("it began"))
+    done = CliRunner().invoke(cli.main, ["presubmit", "--tree", str(tree), "base..HEAD", *arguments])
+    assert (done.exit_code, done.output.count("\n"), told in done.output) == (code, 1, True), done.output
 
 
 @pytest.mark.parametrize(

@@ -30,6 +30,8 @@ def linux(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 @pytest.mark.parametrize(
     ("series", "base", "code", "told"),
     [
+        ("v1.patch --suite trappin", "tree:linux", 2, "did you mean 'trapping'?"),
+        ("v1.patch --out linux", "tree:linux", 2, "is not empty and not a run"),
         ("v1.patch", "debian:7.3", 2, "a series needs a source"),
         ("v1.patch", "host", 2, "a series needs a source"),
         ("none.patch", "tree:linux", 2, "no such file or directory"),
@@ -40,10 +42,22 @@ def linux(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 def test_refused_in_one_line_before_anything_boots(
     linux: Path, tmp_path: Path, series: str, base: str, code: int, told: str
 ) -> None:
-    result = CliRunner().invoke(cli.main, ["review", series, "--base", base, "--out", "run"])
+    result = CliRunner().invoke(cli.main, ["review", "--base", base, "--out", "run", *series.split()])
     assert (result.exit_code, told in result.output) == (code, True), result.output
+    assert (code == 2) == ("building" not in result.output), "a slip is told before minutes are spent"
     assert "Traceback" not in result.output
     assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize(
+    ("base", "told"), [("SYNTAX", "tree:linux: the kernel does not"), ("", "v2.patch: the kernel does not build: mm")]
+)
+def test_who_does_not_build_is_told(linux: Path, base: str, told: str) -> None:
+    """The base, if it does not: then the series is not at fault."""
+    (linux / "mm/memory.c").write_text(f"{base}\n" + "".join(f"line {number}\n" for number in range(2, 30)))
+    Path("v2.patch").write_text(mail(change(new="line SYNTAX")))
+    result = CliRunner().invoke(cli.main, ["review", "v2.patch", "--base", "tree:linux"])
+    assert (result.exit_code, told in result.output.splitlines()[-1]) == (125, True), result.output
 
 
 def both(before: dict[str, Any], after: dict[str, Any]) -> list[Record]:

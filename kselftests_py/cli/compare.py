@@ -13,6 +13,7 @@ from rich.console import Console
 
 from kselftests_py import compare, compare_wall, run
 from kselftests_py.cli.errors import EPILOG, one_line_errors
+from kselftests_py.cli.run import checked_memory
 from kselftests_py.errors import UsageError
 from kselftests_py.reports import changes, shifts
 from kselftests_py.reports.comparison import is_emulated
@@ -98,8 +99,8 @@ def compare_command(
     if mode == "exact" and (blocks is not None or lie is not None):
         raise UsageError("--boots and --lie are for --mode wall: an exact figure needs no second boot")
     view = TerminalView(Console(stderr=as_json))
+    options = run.Options(expression=expression, memory=checked_memory(memory), out=out)
     baseline = baseline or compare.usual_baseline(kernel, view.note)
-    options = run.Options(expression=expression, memory=memory, out=out)
     if mode == "wall":
         options = replace(options, blocks=blocks or 0, margin=margin / 100, lie=lie or "")
         folder, shifted, verdict = compare_wall.compare_wall(options, kernel, baseline, allowed, view)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import functools
 import sys
+import traceback
 from collections.abc import Callable
 from typing import Any
 
@@ -36,6 +37,10 @@ def one_line_errors(call: Callable[..., None]) -> Callable[..., None]:
             where = f"{error.filename}: " if error.filename else ""
             advice = "; free some space" if full else ""
             click.echo(f"kst: {one_line(f'{where}{error.strerror or error}{advice}', 2000)}", err=True)
+            sys.exit(HarnessError.exit_code)
+        except Exception:  # Python would end with 1, as if the kernel had failed
+            traceback.print_exc()
+            click.echo("kst: this is a mistake of kst's own, not the kernel's: please report it", err=True)
             sys.exit(HarnessError.exit_code)
         except KeyboardInterrupt:
             click.echo("kst: interrupted", err=True)

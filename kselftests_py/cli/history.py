@@ -10,6 +10,7 @@ from rich.console import Console
 
 from kselftests_py import history
 from kselftests_py.cli.errors import EPILOG, one_line_errors
+from kselftests_py.cli.run import checked_memory
 
 
 @click.command("history", epilog=EPILOG)
@@ -34,7 +35,7 @@ def history_command(words: str, memory: str, out: Path | None, as_json: bool) ->
     # Here and not above: matplotlib takes a second to import.
     from kselftests_py.reports import history as report
 
-    found = history.gather(words, memory)
+    found = history.gather(words, checked_memory(memory))
     rows = [(path.title, path.figures) for path in found.paths]
     if as_json:
         click.echo(msgspec.json.encode(found))

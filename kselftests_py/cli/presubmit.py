@@ -77,6 +77,9 @@ def presubmit_command(
     """
     if pre_push and bisecting:
         raise UsageError("--pre-push is told its commits by git, --bisect tries one; give one of them")
+    flow.check_parts(parts)
+    if out:
+        flow.made(out)  # and not when all is tried
     view = TerminalView(Console())
     tree = tree.resolve()
     if pre_push:

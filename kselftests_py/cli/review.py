@@ -29,7 +29,9 @@ _SHOWN = 30
 @click.command("review", epilog=EPILOG)
 @click.argument("series", metavar="SERIES")
 @click.option("--base", required=True, metavar="SPEC", help="What it applies to: source:7.3, tree:DIR or git:DIR@REV.")
-@click.option("--suite", "suites", multiple=True, metavar="NAME", help="Suite to run (repeatable). Default: all.")
+@click.option(
+    "--suite", "suites", multiple=True, metavar="NAME", help="Suite to run (repeatable). Default: all but upstream."
+)
 @click.option("-k", "expression", default="", metavar="EXPR", help="Only tests whose names match, as in pytest.")
 @click.option("--accel", type=click.Choice(["auto", "kvm", "tcg"]), default="auto", show_default=True)
 @click.option("--mode", type=click.Choice(["exact", "wall", "both"]), default="exact", show_default=True)
@@ -65,7 +67,10 @@ def review_command(
     _tell(view, folder, [seen], verdict, msgspec.to_builtins(seen) if as_json else None)
 
 
-@click.command("reproduce", epilog="Exit codes: 0 the same, 1 not the same, 2 usage, 3 cannot be reproduced or told.")
+@click.command(
+    "reproduce",
+    epilog="Exit codes: 0 the same, 1 not the same, 2 usage, 3 cannot be reproduced or told, 130 interrupted.",
+)
 @click.argument("run_or_capsule", type=click.Path(path_type=Path))
 @click.option("--source", type=click.Path(path_type=Path, file_okay=False), metavar="DIR",
               help="A clone of the kernel, for one that was built from a commit.")  # fmt: skip

@@ -10,7 +10,7 @@ from pathlib import Path
 import click
 from rich.console import Console
 
-from kselftests_py.cli.errors import EPILOG, one_line_errors
+from kselftests_py.cli.errors import one_line_errors
 from kselftests_py.errors import HarnessError, KstError
 from kselftests_py.reports.terminal import TerminalView
 from kselftests_py.reports.text import one_line
@@ -18,8 +18,13 @@ from kselftests_py.results import Verdict
 from kselftests_py.sabotage import campaign, score
 from kselftests_py.sabotage.defects import chosen, load
 
+_EPILOG = (
+    "Exit codes: 0 each was noticed that can be, 1 one was not, 2 usage, 3 the clean kernel does not pass, a defect "
+    "could not be tried, the harness or the environment failed, 125 the clean kernel does not build, 130 interrupted."
+)
 
-@click.command("sabotage", epilog=EPILOG)
+
+@click.command("sabotage", epilog=_EPILOG)
 @click.option("--kernel", "spec", metavar="SPEC", default="source:7.3", show_default=True, help="Kernel to break.")
 @click.option("-k", "expression", default="", metavar="WORDS", help="Only defects with one of these words in the name.")
 @click.option(
@@ -45,8 +50,7 @@ def sabotage_command(
 ) -> None:
     """Break a kernel in many small ways, one at a time, and count how many of them the suites notice.
 
-    The clean kernel must pass before and after. A campaign that was stopped goes on where it was. Ends with 0 if all
-    were noticed, 1 if one was not, 3 if the clean kernel does not pass or a defect could not be tried.
+    The clean kernel must pass before and after. A campaign that was stopped goes on where it was.
     """
     defects = chosen(load(), expression)
     if only_list:

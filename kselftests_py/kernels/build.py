@@ -35,6 +35,8 @@ _TOOLS = {
     "/usr/include/libelf.h": "libelf-dev",
 }
 _STEP = re.compile(r"  (?P<tool>[A-Z][A-Z0-9_]*(?: \[M\])?)\s+(?P<of>\S+)")
+# What stands before make's own complaint, but for the steps of others: what a tool said that does not say "error".
+_BEFORE_MAKE = r"^(?!  [A-Z]|make).+$(?=\n(?:  [A-Z].*\n)*make.*\*\*\* \[)"
 # All that a build sees of the user's environment: kbuild reads many names (LLVM, ARCH, CROSS_COMPILE, KCFLAGS, V) that
 # would change the kernel, or what make says, and are no part of the key under which it is kept.
 _INHERITED = ("PATH", "HOME", "TMPDIR", "LD_LIBRARY_PATH")
@@ -133,17 +135,18 @@ def _answer(key: str) -> str:
 
 
 def _cc() -> str:
-    return os.environ.get("CC", "gcc")
+    return os.environ.get("CC") or "gcc"
 
 
 def compiler_used() -> str:
     """What compiles and links, in one line. Raises HarnessError naming the first tool that is missing."""
     versions = []
-    for command in (_cc().split()[-1], "ld"):
+    for command in (_cc(), "ld"):
         try:
             told = subprocess.run([command, "--version"], capture_output=True, text=True, check=True)
         except (OSError, subprocess.CalledProcessError):
-            raise HarnessError(f"{command} is not on this machine; building a kernel needs it: install gcc") from None
+            advice = "install gcc" if command == "ld" else "install gcc, or name a compiler, without options, with CC="
+            raise HarnessError(f"{command} is not on this machine; building a kernel needs it: {advice}") from None
         versions.append(told.stdout.partition("\n")[0])
     for tool, package in _TOOLS.items():
         if not (Path(tool).exists() if tool.startswith("/") else shutil.which(tool)):
@@ -167,6 +170,8 @@ def configure(src: Path, out: Path, ours: config.Symbols, users: config.Symbols,
         if old:
             yours, least = (re.sub(r"\s+", " ", each) for each in old.group(2, 3))
             raise HarnessError(f"{old[1]}: {yours}, {least}; install a newer one, or name one with CC=")
+        if unfit := re.search(r"^scripts/Kconfig\.include:\d+: (.*)$", told.stdout, re.MULTILINE):
+            raise HarnessError(f"make allnoconfig: {unfit[1]} Install gcc and binutils, or name a compiler with CC=")
         raise _failure("make allnoconfig", told.stdout, None)
     config.check(src, out / ".config", ours, users, progress)
 
@@ -206,7 +211,9 @@ def _failure(what: str, text: str, log: Path | None) -> BootError | HarnessError
     where = f" (log: {log})" if log else ""
     if git.FULL.search(text):
         return HarnessError(f"{what}: the disk is full: free some space and try again, what is built is kept{where}")
-    patterns = (r"^.*\berror: .*$", r"^.*undefined reference.*$", r"^.*\*\*\* (?!\[).*$", r"^.*\*\*\*.*$", r"^.+$")
+    patterns = (
+        r"^.*\berror: .*$", r"^.*undefined reference.*$", r"^.*\*\*\* (?!\[).*$", _BEFORE_MAKE, r"^.*\*\*\*.*$", r"^.+$"
+    )  # fmt: skip
     found = next((match for pattern in patterns if (match := re.search(pattern, text, re.MULTILINE))), None)
     first = re.sub(r"\s+", " ", found.group()).strip()[:300] if found else "make said nothing"
     return BootError(f"{what}: the kernel does not build: {first}{where}")

@@ -36,6 +36,14 @@ def run(*arguments: str | Path, cwd: Path, env: dict[str, str] | None = None) ->
         raise HarnessError("git is not on this machine; kernels are built with it: install the package git") from None
 
 
+def refusal(told: subprocess.CompletedProcess[str], folder: Path, advice: str) -> str:
+    """Why git says nothing of the user's *folder*, and what to do: *advice*, or that this user is to trust it."""
+    reason = (told.stderr.splitlines() or ["git cannot read it"])[0]
+    if "dubious ownership" in reason:
+        advice = f"if you trust its owner: git config --global --add safe.directory {folder}"
+    return f"{folder}: {reason[:200]}; {advice}"
+
+
 def output(*arguments: str | Path, cwd: Path, env: dict[str, str]) -> str:
     """What git prints, on a repository of ours. Raises HarnessError with git's reason if it fails."""
     told = run(*arguments, cwd=cwd, env=env)
@@ -43,5 +51,7 @@ def output(*arguments: str | Path, cwd: Path, env: dict[str, str]) -> str:
         lines = [line for line in told.stderr.splitlines() if line.startswith(("fatal:", "error:"))]
         reason = (lines or told.stderr.splitlines() or [f"it ended with {told.returncode}"])[0]
         advice = "free some space" if FULL.search(told.stderr) else "remove the directory and try again"
+        if "unable to read" in reason:  # borrowed objects that are not there
+            advice = "the clone lacks it (a partial one?): check that commit out there once, or clone without --filter"
         raise HarnessError(f"{env['GIT_DIR']}: git {arguments[0]}: {reason[:200]}; {advice}")
     return told.stdout.strip()

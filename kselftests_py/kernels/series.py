@@ -102,7 +102,11 @@ def _refusal(name: str, text: str) -> KstError:
     if hunk := re.search(r"^error: patch failed: (.+):(\d+)$", text, re.MULTILINE):
         return UsageError(f"{name}: {which} does not apply: the hunk at {hunk[1]}:{hunk[2]}; rebase it on this source")
     reason = lines[0].partition(":")[2].strip()[:200] if lines else "git am refused it"
-    return UsageError(f"{name}: {which} does not apply: {reason}; rebase it on this source")
+    if re.search(r"^invalid path|beyond a symbolic link$", reason):
+        return UsageError(f"{name}: {which} leads out of the tree: {reason}; refused")
+    mangled = "corrupt patch" in reason
+    advice = "a mail program has changed it, take it from the list's archive" if mangled else "rebase it on this source"
+    return UsageError(f"{name}: {which} does not apply: {reason}; {advice}")
 
 
 def _leading_out(workspace: Workspace) -> set[tuple[str, str, str]]:

@@ -229,8 +229,8 @@ def _revision(folder: Path, wanted: BuildSpec, progress: Callable[[str], None]) 
         "rev-parse", "--path-format=absolute", "--is-shallow-repository", "--git-path", "objects", cwd=where
     )  # fmt: skip
     if told.returncode:
-        reason = (told.stderr.splitlines() or ["git cannot read it"])[0]
-        raise UsageError(f"{wanted.spec}: {where}: {reason[:200]}; give a git repository, or write tree:{where}")
+        why = git.refusal(told, where, f"give a git repository, or write tree:{where}")
+        raise UsageError(f"{wanted.spec}: {why}")
     shallow, objects = told.stdout.split("\n")[:2]
     found = git.run("rev-parse", "--verify", "--quiet", f"{wanted.revision}^{{commit}}", cwd=where)
     if found.returncode:

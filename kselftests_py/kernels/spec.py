@@ -21,8 +21,6 @@ FLAVOURS = ("lean", "debug", "kasan", "kcsan", "twin", "allmm")
 
 # A "+" may be part of a path: only these begin a part.
 _PART = re.compile(rf"\+(?=(?:{'|'.join(FLAVOURS)})(?:\+|$)|series:|config:)")
-# A revision may have "@{" in it; the first other "@" is where it begins.
-_GIT = re.compile(r"(?P<folder>.+?)(?:@(?P<revision>[^{].*))?")
 _NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]*")
 _SSH = re.compile(r"(?:(?P<user>[^@]*)@)?(?:\[(?P<ipv6>[^\]]*)\]|(?P<host>[^:@\[\]]*))(?::(?P<port>.*))?")
 
@@ -179,14 +177,21 @@ def _build(spec: str, kind: str, rest: str) -> BuildSpec:
             raise UsageError(f"kernel {spec!r}: {want!r} is no series of kernels; write as source:7.3")
     else:
         if kind == "git":
-            found = _GIT.fullmatch(want)
-            assert found
-            want, revision = found["folder"], found["revision"] or revision
+            want, revision = _folder_and_revision(want)
             if revision.startswith("-"):
                 raise UsageError(f"kernel {spec!r}: {revision!r} is no revision; write git:DIR@REV")
         want = str(Path(want).expanduser().absolute())
     ordered = tuple(name for name in FLAVOURS if name in flavours)
     return BuildSpec(spec, kind, want, revision, tuple(series), tuple(configs), ordered)
+
+
+def _folder_and_revision(want: str) -> tuple[str, str]:
+    """Where the revision begins: behind the longest directory there is, as both may have an "@" in them ("job@2" of
+    Jenkins, "topic@home"); else at the first one that is no part of "@{"."""
+    at = [match.start() for match in re.finditer(r"(?<=.)@(?=[^{])", want)]
+    ends = [len(want), *reversed(at)]
+    end = next((each for each in ends if Path(want[:each]).expanduser().is_dir()), at[0] if at else len(want))
+    return want[:end], want[end + 1 :] or "HEAD"
 
 
 def _ssh(spec: str, rest: str) -> RunningKernel:

@@ -27,7 +27,7 @@ def probe_digest() -> str:
 
 
 def _compiler() -> str:
-    name = os.environ.get("CC", "gcc")
+    name = os.environ.get("CC") or "gcc"
     try:
         return subprocess.run([name, "--version"], capture_output=True, text=True, check=True).stdout.splitlines()[0]
     except (OSError, subprocess.CalledProcessError):

@@ -255,9 +255,10 @@ class VngGuest:
                 raise _NotTheKernel(f"console silent for {_SILENT:.0f} s while waiting for '{mark}'")
             if now > deadline:
                 last = text.rstrip().rpartition("\n")[2][:200]
+                told = f"its last line: {last}" if last else "it said nothing at all"
                 raise NeverUp(
                     f"{self._image.spec}: no '{mark}' on the console within {self._options.boot_timeout:.0f} s; "
-                    f"its last line: {last} (console: {self._console})"
+                    f"{told} (console: {self._console})"
                 )
             time.sleep(0.05)
 

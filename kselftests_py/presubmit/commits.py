@@ -85,8 +85,9 @@ def uncommitted(tree: Path) -> bool:
 
 
 def _top(tree: Path) -> None:
-    if _git(tree, "rev-parse", "--show-toplevel") is None:
-        raise UsageError(f"{tree}: is no git repository; run it in a kernel tree, or name one with --tree")
+    told = git.run("rev-parse", "--show-toplevel", cwd=tree)
+    if told.returncode:
+        raise UsageError(git.refusal(told, tree, "run it in a kernel tree, or name one with --tree"))
 
 
 def _limits(tree: Path, wanted: str) -> str:

@@ -54,6 +54,13 @@ class Plan(msgspec.Struct, frozen=True):
         return f"git:{self.tree}@{revision}{self.parts}"
 
 
+def check_parts(parts: str) -> None:
+    """:raises UsageError: *parts* are none of a spec."""
+    wanted = parse(f"git:.@HEAD{parts}")
+    if not isinstance(wanted, BuildSpec) or wanted.revision != "HEAD":
+        raise UsageError(f"--parts {parts}: write +series:PATH, +config:FILE or +FLAVOUR, any number of them")
+
+
 class _Warned(msgspec.Struct, frozen=True):
     config: str
     warnings: list[str]
@@ -206,12 +213,20 @@ def judge(base: Tried, tried: Sequence[Tried]) -> Verdict:
 
 def write(folder: Path, base: Tried, tried: Sequence[Tried], verdict: Verdict) -> Path:
     """``presubmit.json``: everything, for a program. :raises HarnessError: it cannot be written."""
-    path = folder / "presubmit.json"
+    path = made(folder) / "presubmit.json"
     each = [msgspec.to_builtins(one) | {"failed": one.having(*FAILED)} for one in (base, *tried)]
     told = {"verdict": verdict, "base": each[0], "commits": each[1:]}
     try:
-        folder.mkdir(parents=True, exist_ok=True)
         path.write_bytes(msgspec.json.format(msgspec.json.encode(told)))
     except OSError as error:
         raise HarnessError(f"{path}: {error.strerror}; name another folder with --out") from None
     return path
+
+
+def made(folder: Path) -> Path:
+    """*folder*, made if it is not there; :raises HarnessError: it cannot be."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise HarnessError(f"{folder}: {error.strerror}; name another folder with --out") from None
+    return folder

@@ -18,6 +18,7 @@ import pytest
 from kselftests_py.errors import BootError, HarnessError, KstError, UsageError
 from kselftests_py.kernels import KernelImage, config, resolve
 from kselftests_py.kernels.image import file_digest
+from kselftests_py.kernels.spec import parse
 from kselftests_py.lab.build import probe_digest
 from kselftests_py.machines.accelerator import qemu_version
 from kselftests_py.pytest_plugin.station import Bench, Settings, Target
@@ -90,6 +91,8 @@ def targets(specs: Sequence[str], baselines: Sequence[str], listener: Listener, 
 
     :raises UsageError: two of them are the same kernel, unless *twice*: that is how a comparison is tried itself.
     """
+    for spec in (*baselines, *specs):
+        parse(spec)  # a slip in the last one is told before the first is built
     found: list[Target] = []
     for role, given in (("baseline", baselines), ("kernel", specs)):
         for spec in given:

@@ -61,15 +61,21 @@ class RunFolder:
                 continue  # another run began in the same second
         raise AssertionError("unreachable")
 
+    @staticmethod
+    def check_free(path: Path) -> None:
+        """:raises UsageError: a run cannot be put there, as something is there already."""
+        with _as_harness_error(path):
+            if (path / RESULTS).exists() or (path / MANIFEST).exists():
+                raise UsageError(f"{path}: holds a run already; give another --out, or remove it")
+            if path.is_dir() and any(path.iterdir()):
+                raise UsageError(f"{path}: is not empty and not a run; give another --out")
+
     @classmethod
     def _claim(cls, path: Path) -> RunFolder:
+        cls.check_free(path)
         with _as_harness_error(path):
             try:
                 path.mkdir(parents=True, exist_ok=True)
-                if (path / RESULTS).exists() or (path / MANIFEST).exists():
-                    raise UsageError(f"{path}: holds a run already; give another --out, or remove it")
-                if any(path.iterdir()):
-                    raise UsageError(f"{path}: is not empty and not a run; give another --out")
                 (path / CONSOLES).mkdir()
                 (path / RESULTS).touch(exist_ok=False)
             except (FileExistsError, NotADirectoryError):
