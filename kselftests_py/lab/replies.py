@@ -266,6 +266,13 @@ class Number(Struct):
     value: Count
 
 
+class Markers(Struct):
+    """Of how many pagemap entries, and the ranges of those that have bit 57: first, and the one behind the last."""
+
+    pages: Count
+    ranges: Annotated[list[tuple[Count, Count]], Meta(max_length=MANY)]
+
+
 class Entries(Struct):
     """Pagemap entries, in hexadecimal, frame numbers cleared."""
 
