@@ -103,6 +103,7 @@ static void spoil(struct kst_subject *s)
 	protect(s, page, page_size, false);
 	if (kst_control(s, "spoil_trap")) {
 		s->untrapped = page; /* pagemap tells of a marker still */
+		s->untrapped_len = page_size;
 		return;
 	}
 	kst_flip_bit(page + s->spoilt++ % page_size); /* another byte each time: nothing is put right again */

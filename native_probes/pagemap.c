@@ -52,7 +52,7 @@ static uint64_t *read_entries(struct kst_subject *s, const json_t *args, size_t 
 	for (size_t i = 0; i < *count; i++) {
 		if (inverted)
 			entries[i] ^= PM_UFFD;
-		if (s->untrapped && s->untrapped / 4096 == addr / 4096 + i)
+		if (s->untrapped && addr + i * 4096 - s->untrapped < s->untrapped_len)
 			entries[i] |= PM_UFFD;
 	}
 	return entries;

@@ -45,7 +45,7 @@ struct kst_subject {
 	uint64_t next_subject; /* the number a forked subject gets */
 	unsigned int controls; /* bit i: entry i of the table in control.c */
 	unsigned int spoilt;   /* control spoil_contents: how often */
-	uint64_t untrapped;    /* control spoil_trap: the page that lost its trap; 0: none yet */
+	uint64_t untrapped, untrapped_len; /* control spoil_trap: the page that lost its trap; 0: none yet */
 	int pagemap_fd;        /* -1: not yet opened */
 	struct kst_drain *drain; /* of op drain: events are being read, and nothing else is done meanwhile */
 	struct kst_table regions, uffds, actors, tickets;
