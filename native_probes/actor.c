@@ -2,7 +2,6 @@
 /* actor.c - threads that access memory when told to, and may sleep or be hit by a signal in doing so. */
 #define _GNU_SOURCE
 #include <errno.h>
-#include <fcntl.h>
 #include <linux/futex.h>
 #include <setjmp.h>
 #include <signal.h>
@@ -190,14 +189,6 @@ static void catch_signals(void)
 		sigaction(numbers[i], &action, NULL);
 }
 
-static int open_task(pid_t tid, const char *name)
-{
-	char path[64];
-
-	snprintf(path, sizeof(path), "/proc/self/task/%d/%s", (int)tid, name);
-	return open(path, O_RDONLY | O_CLOEXEC);
-}
-
 static int start(struct kst_actor *a)
 {
 	sigset_t ended, before;
@@ -218,9 +209,6 @@ static int start(struct kst_actor *a)
 		return err;
 	while (!atomic_load(&a->started))
 		kst_futex_wait(&a->started, 0, UINT64_MAX);
-	a->stat_fd = open_task(a->tid, "stat");
-	a->wchan_fd = open_task(a->tid, "wchan");
-	a->syscall_fd = open_task(a->tid, "syscall");
 	return 0;
 }
 
@@ -242,6 +230,7 @@ static json_t *op_actor(struct kst_subject *s, const json_t *args)
 	if (!a)
 		abort();
 	a->vcpu = vcpu;
+	a->stat_fd = a->wchan_fd = a->syscall_fd = -1;
 	a->stack = malloc(SIGNAL_STACK);
 	err = a->stack ? start(a) : ENOMEM;
 	if (err) {
@@ -255,9 +244,11 @@ static json_t *op_actor(struct kst_subject *s, const json_t *args)
 
 void kst_actor_free(struct kst_actor *a)
 {
-	close(a->stat_fd);
-	close(a->wchan_fd);
-	close(a->syscall_fd);
+	const int files[] = {a->stat_fd, a->wchan_fd, a->syscall_fd};
+
+	for (size_t i = 0; i < sizeof(files) / sizeof(files[0]); i++)
+		if (files[i] >= 0)
+			close(files[i]);
 	kst_vcpu_free(a->vcpu);
 	free(a->stack);
 	free(a);

@@ -37,7 +37,7 @@ struct kst_actor {
 	struct kst_ticket *ticket; /* the latest; written before `asked` is raised */
 	atomic_uint asked;         /* futex: counts the tickets given */
 	atomic_uint started;       /* futex: tid is known */
-	int stat_fd, wchan_fd, syscall_fd; /* in /proc/self/task/TID */
+	int stat_fd, wchan_fd, syscall_fd; /* in /proc/self/task/TID; -1: not yet opened */
 	unsigned int asleep_in_fault; /* consecutive sightings where wchan says nothing */
 	char *stack;               /* for signals: the usual one may be what faulted */
 };

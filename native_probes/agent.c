@@ -51,9 +51,10 @@ static json_t *op_subject_end(struct kst_agent *agent, const json_t *args)
 	if (id < 1 || id >= agent->next_id)
 		return kst_error("no subject has the handle %llu", (unsigned long long)id);
 	link = kst_link_find(agent, id);
-	if (link) /* else it has died already, and its end was reported then */
-		kst_link_kill(agent, link);
-	return kst_ok(NULL);
+	/* Else it has died already, and its end was reported then. */
+	return link && kst_link_kill(agent, link) < 0 ?
+		       json_pack("{s:s}", "hang", "the process did not end within its bound after SIGKILL") :
+		       kst_ok(NULL);
 }
 
 static json_t *op_subjects(struct kst_agent *agent, const json_t *args)
@@ -72,6 +73,12 @@ static json_t *op_kernel_log(struct kst_agent *agent, const json_t *args)
 	return kst_kernel_log();
 }
 
+static json_t *op_load_kvm(struct kst_agent *agent, const json_t *args)
+{
+	(void)agent, (void)args;
+	return kst_load_kvm();
+}
+
 static json_t *op_keep_vm(struct kst_agent *agent, const json_t *args)
 {
 	(void)agent, (void)args;
@@ -84,7 +91,7 @@ static const struct {
 } ops[] = {
 	{"hello", op_hello},		 {"caps", op_caps},	    {"kernel_log", op_kernel_log},
 	{"subject_new", op_subject_new}, {"subject_end", op_subject_end}, {"subjects", op_subjects},
-	{"keep_vm", op_keep_vm},
+	{"keep_vm", op_keep_vm},	 {"load_kvm", op_load_kvm},
 };
 
 static json_t *run(void *ctx, const json_t *args)

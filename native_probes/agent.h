@@ -34,4 +34,7 @@ void kst_link_end(struct kst_agent *agent, struct kst_link *link);
 /* kernel_log.c: what the kernel said since the last call, and its taint. */
 json_t *kst_kernel_log(void);
 
+/* modules.c */
+json_t *kst_load_kvm(void);
+
 #endif

@@ -170,7 +170,7 @@ static json_t *run(struct held *h)
 /* What may be done: nothing that sleeps, as a rule. */
 static bool calls_arg(const json_t *args, const json_t **calls, json_t **reply)
 {
-	static const char *const allowed[] = {"rwprotect", "writeprotect", "pagemap", "pagemap_scan"};
+	static const char *const allowed[] = {"rwprotect", "writeprotect", "pagemap", "markers", "pagemap_scan"};
 	size_t number;
 	json_t *one;
 
@@ -186,7 +186,7 @@ static bool calls_arg(const json_t *args, const json_t **calls, json_t **reply)
 		while (i < sizeof(allowed) / sizeof(allowed[0]) && (!name || strcmp(name, allowed[i])))
 			i++;
 		if (i == sizeof(allowed) / sizeof(allowed[0])) {
-			*reply = kst_error("argument calls: must be rwprotect, writeprotect, pagemap or pagemap_scan");
+			*reply = kst_error("argument calls: must be rwprotect, writeprotect, pagemap, markers or pagemap_scan");
 			return false;
 		}
 	}

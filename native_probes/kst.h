@@ -48,10 +48,13 @@ bool kst_check_range(const char *name, uint64_t value, uint64_t min, uint64_t ma
 bool kst_arg_str_or(const json_t *args, const char *name, const char *dflt, const char **out, json_t **reply);
 
 /* The reply as the negative controls of this subject bend it; takes over the reference. */
-json_t *kst_lie(const struct kst_subject *s, json_t *reply);
+json_t *kst_lie(struct kst_subject *s, json_t *reply);
 
 /* True when the negative control `name` is on in this subject. */
 bool kst_control(const struct kst_subject *s, const char *name);
+
+/* Flips a bit behind the kernel's back, of a page that is not protected now. */
+void kst_flip_bit(uint64_t addr);
 
 /* Tables of operations; each ends with {NULL, NULL}. */
 extern const struct kst_op kst_region_ops[];   /* region.c: memory of the subject */
@@ -63,6 +66,7 @@ extern const struct kst_op kst_control_ops[];  /* control.c: negative controls *
 extern const struct kst_op kst_actor_ops[];    /* actor.c: threads that access memory */
 extern const struct kst_op kst_ticket_ops[];   /* ticket.c: what became of an access */
 extern const struct kst_op kst_pagemap_ops[];  /* pagemap.c: pagemap entries and PAGEMAP_SCAN */
+extern const struct kst_op kst_contents_ops[]; /* contents.c: bytes of pages, read without an access */
 extern const struct kst_op kst_latency_ops[];  /* latency.c: fault_latency, protect_cost, scan_cost */
 extern const struct kst_op kst_throughput_ops[]; /* throughput.c: fault_throughput */
 extern const struct kst_op kst_node_ops[];     /* nodes.c: move_pages, swap_cycle */

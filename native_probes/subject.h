@@ -44,6 +44,8 @@ struct kst_subject {
 	bool forked;           /* by another subject, not by the agent */
 	uint64_t next_subject; /* the number a forked subject gets */
 	unsigned int controls; /* bit i: entry i of the table in control.c */
+	unsigned int spoilt;   /* control spoil_contents: how often */
+	uint64_t untrapped, untrapped_len; /* control spoil_trap: the page that lost its trap; 0: none yet */
 	int pagemap_fd;        /* -1: not yet opened */
 	struct kst_drain *drain; /* of op drain: events are being read, and nothing else is done meanwhile */
 	struct kst_table regions, uffds, actors, tickets;
@@ -87,6 +89,10 @@ void kst_store(uint64_t addr, uint64_t value);
 void kst_stamp_page(uint64_t addr, uint64_t page_size, uint64_t seed, uint64_t page);
 bool kst_verify_page(uint64_t addr, uint64_t page_size, uint64_t seed, uint64_t page);
 uint64_t kst_sum_page(uint64_t addr, uint64_t page_size);
+
+/* pagemap.c: the frame behind a page, 0 if there is none or it is not ours to know (CAP_SYS_ADMIN); its marker. */
+uint64_t kst_frame_at(struct kst_subject *s, uint64_t addr);
+bool kst_marked_at(struct kst_subject *s, uint64_t addr);
 
 /* uffd.c */
 size_t kst_uffd_add(struct kst_subject *s, int fd, uint64_t features);

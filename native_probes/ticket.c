@@ -1,6 +1,8 @@
 /* SPDX-License-Identifier: MIT */
 /* ticket.c - what has become of an access: done, asleep in the kernel, or neither yet. */
 #define _GNU_SOURCE
+#include <fcntl.h>
+#include <sched.h>
 #include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -27,27 +29,35 @@ static uint64_t now_us(void)
 	return (uint64_t)now.tv_sec * 1000000 + (uint64_t)now.tv_nsec / 1000;
 }
 
-static void read_again(int fd, char *buffer, size_t size)
+/* A file of the thread in /proc, opened when it is first asked for: most threads never are. */
+static void read_again(const struct kst_actor *a, int *fd, const char *name, char *buffer, size_t size)
 {
-	ssize_t n = fd >= 0 ? pread(fd, buffer, size - 1, 0) : -1;
+	char path[64];
+	ssize_t n;
 
+	if (*fd < 0) {
+		snprintf(path, sizeof(path), "/proc/self/task/%d/%s", (int)a->tid, name);
+		*fd = open(path, O_RDONLY | O_CLOEXEC);
+	}
+	n = *fd >= 0 ? pread(*fd, buffer, size - 1, 0) : -1;
 	buffer[n > 0 ? n : 0] = 0;
 }
 
-static bool asleep(const struct kst_actor *a)
+static bool asleep(struct kst_actor *a)
 {
 	char stat[256];
 	const char *state;
 
-	read_again(a->stat_fd, stat, sizeof(stat));
+	read_again(a, &a->stat_fd, "stat", stat, sizeof(stat));
 	state = strrchr(stat, ')');
 	return state && state[1] && (state[2] == 'S' || state[2] == 'D');
 }
 
 /*
  * Does the actor sleep in a userfault? The kernel says where a thread sleeps
- * only when it has left the CPU for good: one that was merely preempted, or is
- * between setting its state and sleeping, shows as "0".
+ * only when it has left the CPU for good (get_wchan() in kernel/sched/core.c):
+ * one that was merely preempted, or is between setting its state and sleeping,
+ * shows as "0".
  *
  * A kernel without symbol names always says "0". There the sign is that it
  * sleeps outside of any system call ("-1" in `syscall`), which only a fault
@@ -58,17 +68,16 @@ static bool blocked(struct kst_actor *a, char *wchan, size_t size)
 {
 	char call[64];
 
-	*wchan = 0;
-	if (!asleep(a)) {
-		a->asleep_in_fault = 0;
-		return false;
-	}
-	read_again(a->wchan_fd, wchan, size);
+	read_again(a, &a->wchan_fd, "wchan", wchan, size);
 	if (!strcmp(wchan, "handle_userfault"))
 		return true;
 	if (*wchan && strcmp(wchan, "0"))
 		return false;
-	read_again(a->syscall_fd, call, sizeof(call));
+	if (!asleep(a)) {
+		a->asleep_in_fault = 0;
+		return false;
+	}
+	read_again(a, &a->syscall_fd, "syscall", call, sizeof(call));
 	a->asleep_in_fault = strncmp(call, "-1 ", 3) ? 0 : a->asleep_in_fault + 1;
 	return a->asleep_in_fault >= SIGHTINGS;
 }
@@ -113,20 +122,25 @@ static json_t *describe_pending(const struct kst_ticket *t, bool is_blocked, con
 static json_t *await(struct kst_ticket *t, enum want want, uint64_t deadline)
 {
 	uint64_t pause = LOOK_FIRST_US, enough = completed(t) + PROGRESS, now;
+	bool looks = want == EITHER || want == BLOCKED;
 	char wchan[64] = "";
 
+	if (looks)
+		sched_yield(); /* to the actor, if it has only now been given the access and shares our CPU */
 	for (;;) {
-		bool is_blocked = blocked(t->actor, wchan, sizeof(wchan));
+		bool is_blocked = looks && blocked(t->actor, wchan, sizeof(wchan));
 
 		if (atomic_load(&t->done))
 			return describe_done(t);
 		if (want == RUNNING && completed(t) >= enough)
 			return describe_pending(t, false, wchan);
-		if (is_blocked && (want == EITHER || want == BLOCKED))
+		if (is_blocked)
 			return describe_pending(t, true, wchan);
 		now = now_us();
-		if (now >= deadline)
-			return describe_pending(t, is_blocked || (asleep(t->actor) && !atomic_load(&t->done)), wchan);
+		if (now >= deadline) {
+			is_blocked = blocked(t->actor, wchan, sizeof(wchan)) || asleep(t->actor);
+			return describe_pending(t, is_blocked && !atomic_load(&t->done), wchan);
+		}
 		if (want == DONE)
 			pause = deadline - now;
 		kst_futex_wait(&t->done, 0, pause < deadline - now ? pause : deadline - now);

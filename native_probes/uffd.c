@@ -130,20 +130,11 @@ static json_t *op_wake(struct kst_subject *s, const json_t *args)
 	return range_call(s, args, UFFDIO_WAKE, "UFFDIO_WAKE");
 }
 
-/* Controls corrupt and corrupt_protect: flips a bit behind the kernel's back, of a page that is not protected now. */
+/* Controls corrupt and corrupt_protect. */
 static void corrupt(const struct kst_subject *s, const char *control, uint64_t addr)
 {
-	int fd = kst_control(s, control) ? open("/proc/self/mem", O_RDWR | O_CLOEXEC) : -1;
-	char byte;
-
-	if (fd < 0)
-		return;
-	if (pread(fd, &byte, 1, (off_t)addr) == 1) {
-		byte ^= 1;
-		if (pwrite(fd, &byte, 1, (off_t)addr) != 1)
-			(void)errno;
-	}
-	close(fd);
+	if (kst_control(s, control))
+		kst_flip_bit(addr);
 }
 
 /* Control lose_wake: all DONTWAKE flags but those of the two protecting calls are bit 0. */

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from types import SimpleNamespace
 from typing import Any, cast
 
 import pytest
 
-from kselftests_py.lab import Region, Subject, Uffd
+from kselftests_py.lab import ProbeError, Region, Subject, Uffd
 from kselftests_py.lab.judgement import accesses, check_cells
 from kselftests_py.lab.kinds import KINDS, NEVER
 from kselftests_py.lab.matrix import Case, Cell, found, marks, runs
 from kselftests_py.lab.operations import Operation, only, rows
+from kselftests_py.lab.replies import Markers
 
 ADDR = 1 << 30
 
@@ -46,14 +48,27 @@ def test_pages_that_are_gone_are_not_judged() -> None:
     assert some.armed == {0, 3, 5, 6}
     assert some.left == [0, 3, 4, 5, 6, 7]
     assert [page for page, _ in accesses(some)] == [4, 7, 0, 3, 6]
-    marked = [f"{1 << 57:x}" if page in (0, 1, 3) else "0" for page in range(8)]
-    assert marks(some, marked) == {0, 3}
+    assert marks(some, Markers(8, [(0, 2), (3, 4)])) == {0, 3}
     seen: Any = SimpleNamespace(regions=[(ADDR, ADDR + 4 * 4096, 0)])
     assert found(some, seen) == {0, 3}
 
 
-def test_marker_of_a_huge_page_is_that_of_its_first_small_one() -> None:
-    assert marks(cell("hugetlb"), [f"{1 << 57:x}"] * 512 + ["0"] * 512) == {0}
+def test_a_huge_page_has_the_marker_of_any_part_of_it() -> None:
+    assert marks(cell("hugetlb"), Markers(1024, [(0, 512)])) == {0}
+    assert marks(cell("hugetlb"), Markers(1024, [(511, 513)])) == {0, 1}
+
+
+@pytest.mark.parametrize("wrong", [Markers(7, []), Markers(8, [(0, 9)]), Markers(8, [(3, 3)])])
+def test_markers_of_something_else(wrong: Markers) -> None:
+    with pytest.raises(ProbeError, match="pagemap entries"):
+        marks(cell("anon"), wrong)
+
+
+def test_bystanders_are_told_from_the_cells_of_the_case() -> None:
+    """A bystander has a name of its own, and of a huge page only parts are compared."""
+    one = replace(cell("thp"), whole=False, end="closed")
+    assert (str(one), one.sampled) == ("thp-rwp-closed", True)
+    assert not cell("thp").sampled
 
 
 def test_kind_that_is_absent_has_a_reason() -> None:

@@ -82,6 +82,12 @@ def test_the_subject_is_ended_even_when_the_body_or_the_channel_fails() -> None:
     assert channel.requests[-1] == {"id": 2, "op": "subject_end", "subject": 4}
 
 
+def test_a_subject_that_does_not_end_is_a_hang() -> None:
+    channel = FakeChannel(lambda request: {"hang": "still there"} if request["op"] == "subject_end" else {})
+    with pytest.raises(SubjectHung, match="still there"):
+        Subject(Lab(channel), 3, 300).end()
+
+
 HOSTILE = [
     (b"", ChannelGarbage),
     (b"not json", ChannelGarbage),

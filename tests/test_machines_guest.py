@@ -114,7 +114,7 @@ def test_kvm_is_there_once_it_was_loaded(make_guest: MakeGuest) -> None:
     guest = make_guest()
     guest.start()
     assert guest.run("test -e /dev/kvm", 20)[0] == 1
-    guest.load_kvm()
+    Lab(guest.channel()).load_kvm()
     assert guest.run("test -c /dev/kvm && grep -w svm /proc/cpuinfo", 20)[0] == 0
 
 

@@ -85,6 +85,53 @@ def test_partial(subject: Subject, control: str | None) -> None:
     assert marked(subject, region) == [False, control == "partial", False, False]
 
 
+def test_spoil_contents(subject: Subject) -> None:
+    """Each refused call changes another byte of the page that is protected, which stays so and wakes nobody."""
+    region, uffd = subject.wp_region()
+    subject.writeprotect(uffd=uffd, addr=region["addr"] + PAGE, len=PAGE, mode=1)
+    waiting = subject.access(actor=subject.actor()["actor"], how="rmw", addr=region["addr"] + PAGE, value=0)["ticket"]
+    assert subject.ticket(ticket=waiting)["state"] == "blocked"
+    look = {"addr": region["addr"], "pages": 4, "page_size": PAGE}
+    sums = [subject.checksum(**look)["sums"]]
+    subject.control(name="spoil_contents")
+    for _ in range(2):
+        assert subject.reply("writeprotect", uffd=uffd, addr=region["addr"], len=0, mode=1)["errno"] == "EINVAL"
+        sums.append(subject.checksum(**look)["sums"])
+    changed = [[number for number in range(4) if one[number] != sums[0][number]] for one in sums]
+    assert changed == [[], [1], [1]]
+    assert sums[1] != sums[2]
+    assert marked(subject, region) == [False, True, False, False]
+    assert subject.ticket(ticket=waiting)["state"] == "blocked"
+
+
+def test_spoil_trap(subject: Subject) -> None:
+    """After a refused call the page is free for everybody, and still told to have its marker."""
+    region, uffd = subject.wp_region()
+    subject.writeprotect(uffd=uffd, addr=region["addr"] + PAGE, len=PAGE, mode=1)
+    subject.control(name="spoil_trap")
+    assert subject.reply("writeprotect", uffd=uffd, addr=region["addr"], len=0, mode=1)["errno"] == "EINVAL"
+    assert marked(subject, region) == [False, True, False, False]
+    ticket = subject.access(actor=subject.actor()["actor"], how="rmw", addr=region["addr"] + PAGE, value=0)["ticket"]
+    assert subject.ticket(ticket=ticket)["state"] == "done"
+
+
+def test_contents_are_read_without_an_access(subject: Subject) -> None:
+    """Of each page, where the machine lets its memory be read: the same bytes are the same sum, and no page is 0."""
+    region = subject.region(kind="anon", pages=3)
+    subject.stamp(addr=region["addr"], pages=2, page_size=PAGE, seed=1)
+    sums = subject.contents(addr=region["addr"], pages=3)["sums"]
+    if not sums:
+        pytest.skip("/proc/kcore cannot be read here")
+    assert sums[:2] == subject.checksum(addr=region["addr"], pages=2, page_size=PAGE)["sums"]
+    assert sums[2] == "0"
+
+
+@pytest.mark.parametrize("wrong", [{"pages": 0}, {"pages": 1, "stride": 8}, {}])
+def test_wrong_contents(subject: Subject, wrong: dict[str, int]) -> None:
+    region = subject.region(kind="anon", pages=1)
+    assert "argument" in subject.reply("contents", addr=region["addr"], **wrong)["error"]
+
+
 def test_wrong_mask(subject: Subject) -> None:
     region = subject.region(kind="anon", pages=1)
 
@@ -107,6 +154,17 @@ def test_invert_marker(subject: Subject) -> None:
     assert marked(subject, region) == [True, False, False, False]
     subject.control(name="invert_marker")
     assert marked(subject, region) == [False, True, True, True]
+
+
+@pytest.mark.parametrize("control", [None, "invert_marker"])
+def test_markers(subject: Subject, control: str | None) -> None:
+    region, uffd = subject.wp_region(pages=6)
+    for first, pages in ((0, 1), (3, 3)):
+        subject.writeprotect(uffd=uffd, addr=region["addr"] + first * PAGE, len=pages * PAGE, mode=1)
+    if control:
+        subject.control(name=control)
+    expected = [[1, 3]] if control else [[0, 1], [3, 6]]
+    assert subject.markers(addr=region["addr"], pages=6) == {"pages": 6, "ranges": expected}
 
 
 def test_wrong_category(agent: Agent, subject: Subject) -> None:

@@ -110,7 +110,7 @@ def _run(cells: list[Cell], steps: list[Steps]) -> list[dict[str, list[Any]]]:
 
 def _check(cell: Cell, seen: Mapping[str, list[Any]]) -> None:
     """:raises AssertionError: what was seen of the cell is not what it should have been."""
-    _check_before(cell, seen["marks"][0].entries, found(cell, seen["before"][0]))
+    _check_before(cell, seen["marks"][0], found(cell, seen["before"][0]))
     waiting = _waiting(cell)
     for access, state in zip(accesses(cell), [one.state for one in seen["accesses"][1::2]], strict=True):
         wanted = "blocked" if access in waiting else "done"
@@ -121,7 +121,7 @@ def _check(cell: Cell, seen: Mapping[str, list[Any]]) -> None:
         _check_tracked(cell, units, found(cell, seen["after"][0]))
     asleep = [access for access, state in zip(waiting, seen["woken"], strict=True) if state.state != "done"]
     assert not asleep, f"asleep though nothing is protected any more: {brief(asleep)}"
-    left = marks(cell, seen["left"][0].entries)
+    left = marks(cell, seen["left"][0])
     assert not left, f"markers that stay: {brief(left)}"
     changed = cell.changed(seen["sums"])
     assert not changed, f"other bytes than before in the pages (of {cell.unit} bytes) {brief(changed)}"
@@ -159,8 +159,8 @@ def _passes(cell: Cell, access: tuple[int, str]) -> bool:
     return cell.delivery == "async" or not _traps(cell, access)
 
 
-def _check_before(cell: Cell, entries: list[str], before: set[int]) -> None:
-    markers = marks(cell, entries)
+def _check_before(cell: Cell, answer: Any, before: set[int]) -> None:
+    markers = marks(cell, answer)
     assert markers == cell.armed, f"markers {brief(markers)} instead of {brief(cell.armed)}"
     if cell.delivery == "async":
         assert before == cell.free, f"touched before any access {brief(before)}, not {brief(cell.free)}"
@@ -202,7 +202,7 @@ def unprotected(case: Case, there: Mapping[str, Region], owner: Subject) -> dict
             *cell.sums_of(now.region),
         )
         states = [answer.state for answer in answers[2 : 1 + 2 * len(tried) : 2]]
-        if marked := marks(now, answers[0].entries):
+        if marked := marks(now, answers[0]):
             wrong[str(cell)] = f"markers where no userfaultfd is: {brief(marked)}"
         elif set(states) - {"done"}:
             wrong[str(cell)], actors = f"accesses that do not pass: {states}", []

@@ -47,6 +47,10 @@ class Lab:
         """What the kernel under test can do, each probed there."""
         return Capabilities(self.call(ops.caps()))
 
+    def load_kvm(self) -> None:
+        """Load the kernel's KVM modules, if it has any and the CPU suits: ``caps`` tells what came of it."""
+        self.call(ops.load_kvm())
+
     def keep_vm(self) -> None:
         """Let the probe hold a virtual machine until it ends, so that no test has the kernel's first or last one."""
         self.call(ops.keep_vm())

@@ -13,7 +13,8 @@ from typing import Any
 
 from kselftests_py.lab import ops
 from kselftests_py.lab.cases import features
-from kselftests_py.lab.constants import PAGEMAP_UFFD_BIT, RWP, WP, Page, ProtectMode
+from kselftests_py.lab.constants import RWP, WP, Page, ProtectMode
+from kselftests_py.lab.errors import ProbeError
 from kselftests_py.lab.kinds import ALL_ACCESS, CODE, KINDS, READ_EXEC, READ_WRITE, RETURNS, Kind
 from kselftests_py.lab.ops import Op
 from kselftests_py.lab.region import PAGEMAP_GRAIN, Region
@@ -38,9 +39,13 @@ class Cell:
     sums: dict[int, str] = field(default_factory=dict)
     gone: range = range(0)
     """Pages that the operation has taken away on purpose."""
+    whole: bool = True
+    """All bytes of huge pages are compared, if it is a sync cell: they cost most of the time."""
+    end: str = ""
+    """Of a cell that is not judged: how its protection ends (``bystanders.py``)."""
 
     def __str__(self) -> str:
-        return f"{self.kind.name}-{self.protection}-{self.delivery}"
+        return f"{self.kind.name}-{self.protection}-{self.end or self.delivery}"
 
     @property
     def armed(self) -> set[int]:
@@ -62,8 +67,9 @@ class Cell:
 
     @property
     def sampled(self) -> bool:
-        """Of huge pages the sync cell compares all bytes, the async one parts: they cost most of the time."""
-        return self.delivery == "async" and (self.kind.huge or self.region.page_size > PAGEMAP_GRAIN)
+        """Of huge pages the sync cell compares all bytes, the async one parts."""
+        few = self.delivery == "async" or not self.whole
+        return few and (self.kind.huge or self.region.page_size > PAGEMAP_GRAIN)
 
     @property
     def watched(self) -> list[int]:
@@ -102,12 +108,21 @@ class Case:
         return [[next(answers) for _ in batch] for batch in batches]
 
 
-def prepared(subject: Subject, kinds: Iterable[str], protection: str, extra: int = 0, *, pinned: bool = False) -> Case:
+def prepared(
+    subject: Subject,
+    kinds: Iterable[str],
+    protection: str,
+    extra: int = 0,
+    *,
+    pinned: bool = False,
+    deliveries: tuple[str, ...] = DELIVERIES,
+    whole: bool = True,
+) -> Case:
     """Populated memory of each kind, twice: protected in sync and in async mode; *extra* features are negotiated.
 
-    *pinned*: all of it is pinned for input and output before it is protected.
+    *pinned*: all of it is pinned for input and output before it is protected. *whole*: see ``Cell``.
     """
-    wanted = [(KINDS[name], delivery) for name in kinds for delivery in DELIVERIES]
+    wanted = [(KINDS[name], delivery) for name in kinds for delivery in deliveries]
     mapped = subject.batch(
         *[
             op
@@ -123,7 +138,7 @@ def prepared(subject: Subject, kinds: Iterable[str], protection: str, extra: int
     for (kind, delivery), new, opened, api in zip(wanted, mapped[::3], mapped[1::3], mapped[2::3], strict=True):
         uffd = Uffd(subject, opened.uffd, api)
         region = Region.of(subject, kind.kind, new)
-        cells.append(Cell(kind, protection, delivery, region, uffd, subject, subject))
+        cells.append(Cell(kind, protection, delivery, region, uffd, subject, subject, whole=whole))
     case = Case(subject, cells)
     fill(case)
     if pinned:
@@ -182,14 +197,19 @@ def _ioctl(cell: Cell, first: int, behind: int, mode: int) -> Op[Any]:
 
 
 def pagemap(cell: Cell) -> Op[Any]:
-    """The pagemap entries of the region."""
-    return ops.pagemap(cell.region.addr, cell.region.length // PAGEMAP_GRAIN)
+    """The markers in the pagemap entries of the region."""
+    return ops.markers(cell.region.addr, cell.region.length // PAGEMAP_GRAIN)
 
 
-def marks(cell: Cell, entries: list[str]) -> set[int]:
-    """Pages with the marker, without those that are gone."""
+def marks(cell: Cell, answer: Any) -> set[int]:
+    """Pages with the marker, without those that are gone.
+
+    :raises ProbeError: the answer is not about all of the region.
+    """
     step = cell.region.page_size // PAGEMAP_GRAIN
-    marked = {number // step for number, entry in enumerate(entries) if int(entry, 16) & PAGEMAP_UFFD_BIT}
+    if answer.pages != len(cell.region) * step or any(not a < b <= answer.pages for a, b in answer.ranges):
+        raise ProbeError(f"the probe tells of {answer.pages} pagemap entries and markers in {answer.ranges[:4]}")
+    marked = {page for a, b in answer.ranges for page in range(a // step, (b - 1) // step + 1)}
     return marked - set(cell.gone)
 
 

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import pytest
 
-from kselftests_py.lab import judgement, matrix
+from kselftests_py.lab import bystanders, judgement, matrix
 from kselftests_py.lab.kinds import KINDS, NEVER
 from kselftests_py.lab.matrix import Case
 from kselftests_py.lab.subject import Subject
@@ -26,7 +26,8 @@ class Operation:
     """What is done, between protecting and looking. Its docstring names the kernel's functions.
 
     ``needs`` are capabilities; ``absent`` says of each kind that cannot do it why; ``findings`` of each (kind,
-    protection) that a kernel gets wrong, which; ``protections`` are those it means something for.
+    protection) that a kernel gets wrong, which; ``protections`` are those it means something for; ``beside`` are the
+    kinds that have bystanders.
     """
 
     do: Callable[[Case], None]
@@ -35,6 +36,7 @@ class Operation:
     findings: Mapping[tuple[str, str], str] = field(default_factory=dict)
     protections: tuple[str, ...] = ("rwp", "wp")
     extra: int = 0
+    beside: tuple[str, ...] = bystanders.STAND_BY
 
     def __post_init__(self) -> None:
         named = {*self.absent, *(kind for kind, _ in self.findings)}
@@ -74,11 +76,24 @@ def rows(operations: Iterable[Operation]) -> list[Any]:
 
 
 def survive(subject: Subject, operation: Operation, protection: str, kinds: Iterable[str], control: str | None) -> None:
-    """Protect, operate, judge. :raises AssertionError: a kind has another protection or other bytes than before."""
+    """Protect, operate, judge; then close and kill. :raises AssertionError: see ``judge`` and ``bystanders.end``."""
+    kinds = tuple(kinds)
     case = matrix.prepared(subject, kinds, protection, operation.extra)
+    left = bystanders.beside(subject, {*kinds} & {*operation.beside}, protection, operation.extra)
     try:
-        operation.do(case)
-        judgement.check_cells(judgement.judge(case), case.cells, control)
+        operation.do(replace(case, cells=[*case.cells, *left]))
+        finish(case, left, judgement.judge(case), control)
     finally:
         for child in case.children:
             child.end()
+
+
+def finish(case: Case, left: list[matrix.Cell], wrong: dict[str, str], control: str | None) -> None:
+    """The end of a row whose judgement is *wrong*: its bystanders are closed or killed, and all is checked.
+
+    :raises AssertionError: something is wrong with a cell.
+    """
+    wrong = wrong | bystanders.end(case.subject, left)
+    # A bystander shows nothing but that its thread waits: of the controls it notices the one that takes its protection.
+    seen = [*case.cells, *(left if control == "skip_protect" else [])]
+    judgement.check_cells(wrong, seen, control)

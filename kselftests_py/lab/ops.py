@@ -17,6 +17,8 @@ from kselftests_py.lab import replies
 from kselftests_py.lab.errors import KernelRefused, ProbeError, printable
 
 T_co = TypeVar("T_co", covariant=True)
+LOAD_MS = 10_000
+"""Bound of ``load_kvm``."""
 HELD_MS = 20_000
 """Bound of ``held``, which migrates until it has caught the kernel at it."""
 
@@ -58,6 +60,10 @@ def hello() -> Op[replies.Hello]:
 
 def caps() -> Op[replies.Caps]:
     return _op("caps", replies.Caps)
+
+
+def load_kvm() -> Op[replies.Empty]:
+    return Op("load_kvm", replies.Empty, {}, LOAD_MS)
 
 
 def keep_vm() -> Op[replies.Empty]:
@@ -104,6 +110,13 @@ def verify(addr: int, pages: int, page_size: int, seed: int) -> Op[replies.Verif
 
 def checksum(addr: int, pages: int, page_size: int) -> Op[replies.Sums]:
     return _op("checksum", replies.Sums, addr=addr, pages=pages, page_size=page_size)
+
+
+def contents(addr: int, pages: int, stride: int) -> Op[replies.Sums]:
+    """Checksums of the 4 KiB at *addr* and every *stride* bytes further, read without an access; none if that cannot be
+    had.
+    """
+    return _op("contents", replies.Sums, addr=addr, pages=pages, stride=stride)
 
 
 def peek(addr: int) -> Op[replies.Value]:
@@ -295,6 +308,11 @@ def latest_ticket(actor: int, want: str | None = None, timeout_ms: int | None = 
 
 def pagemap(addr: int, pages: int) -> Op[replies.Entries]:
     return _op("pagemap", replies.Entries, addr=addr, pages=pages)
+
+
+def markers(addr: int, pages: int) -> Op[replies.Markers]:
+    """Which pagemap entries have bit 57, and nothing else of them."""
+    return _op("markers", replies.Markers, addr=addr, pages=pages)
 
 
 def page_flags(addr: int, pages: int) -> Op[replies.PageFlags]:

@@ -1,7 +1,6 @@
 """The shape of every reply of the probe (docs/probe-protocol.md), checked when it is decoded.
 
-The guest is not trusted: counts and texts are bounded here, and a reply of
-another shape is a ``ProbeError``, never a Python error deep in a test.
+The guest is not trusted: all is bounded, and another shape is a ``ProbeError``, never a Python error deep in a test.
 """
 
 from __future__ import annotations
@@ -89,9 +88,7 @@ class KernelLog(Struct):
 
 class NewSubject(Struct):
     """A subject made by ``subject_new`` or ``fork``; ``uffd`` is set where EVENT_FORK brought a new descriptor.
-
-    ``uffds``: handle of a descriptor, and of what its fork event brought, of each one that had such an event.
-    """
+    ``uffds``: handle of a descriptor, and of what its fork event brought, of each one that had such an event."""
 
     subject: Handle
     pid: Count
@@ -192,9 +189,7 @@ class NewTicket(Struct):
 
 class TicketState(Struct):
     """``done``, ``blocked`` (the thread sleeps in the kernel) or ``running`` (neither within the bound).
-
-    ``count`` accesses are completed; ``exit`` says why a vCPU left its guest before it was done.
-    """
+    ``count`` accesses are completed; ``exit`` says why a vCPU left its guest before it was done."""
 
     state: Annotated[str, Meta(pattern="^(done|blocked|running)$")]
     value: int | None = None
@@ -264,6 +259,13 @@ class Number(Struct):
     """A counter or setting of the machine."""
 
     value: Count
+
+
+class Markers(Struct):
+    """Of how many pagemap entries, and the ranges of those that have bit 57: first, and the one behind the last."""
+
+    pages: Count
+    ranges: Annotated[list[tuple[Count, Count]], Meta(max_length=MANY)]
 
 
 class Entries(Struct):

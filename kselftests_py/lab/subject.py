@@ -9,7 +9,7 @@ from kselftests_py.lab import ops, replies
 from kselftests_py.lab.actor import Actor, Vcpu
 from kselftests_py.lab.channel import ChannelError
 from kselftests_py.lab.constants import Page, Term, feature_bits
-from kselftests_py.lab.errors import KernelRefused, ProbeError, SubjectGone
+from kselftests_py.lab.errors import KernelRefused, ProbeError
 from kselftests_py.lab.ops import Op, result_of
 from kselftests_py.lab.region import Region, Span
 from kselftests_py.lab.uffd import Uffd
@@ -45,10 +45,13 @@ class Subject:
         self.end()
 
     def end(self) -> None:
-        """Kill and reap the process. It is no error if it, or the channel to it, is gone already."""
+        """Kill and reap the process. It is no error if it, or the channel to it, is gone already.
+
+        :raises SubjectHung: it does not end.
+        """
         try:
             self._lab.call(ops.subject_end(self.handle))
-        except (ChannelError, ProbeError, SubjectGone):
+        except (ChannelError, ProbeError):
             # Whatever broke it has been raised where it broke; a second error here would hide that one.
             return
 

@@ -115,8 +115,6 @@ def vng_command(image: KernelImage, boot: BootRoot, options: GuestOptions) -> li
     if options.exact:
         # The seed is that of the random numbers that the guest is given: at boot, and by RDRAND.
         qemu += ["-icount shift=0,sleep=off", "-rtc base=2026-01-01,clock=vm", "-seed 1"]
-        # QEMU counts each byte of "rep stosb" as an instruction: without ERMS the kernel clears pages by words.
-        qemu += ["-cpu max,-erms,-fsrm"]
         append += ["nokaslr", "norandmaps"]  # the same page tables, and the same digits in smaps, on each boot
     else:
         # Two nodes of half the memory each (CONFIG_NUMA_EMU), to migrate between; and swap, see start.sh.
@@ -128,6 +126,8 @@ def vng_command(image: KernelImage, boot: BootRoot, options: GuestOptions) -> li
     if options.exact or options.accelerator == "tcg":
         # Under TCG with two vCPUs QEMU 7.2 froze boots around the HPET; with the TSC trusted and no HPET it did not.
         qemu += ["-machine hpet=off"]
+        # QEMU makes each byte of "rep stosb" an instruction: without ERMS the kernel clears and copies pages by words.
+        qemu += ["-cpu max,-erms,-fsrm"]
         if not options.exact and options.cpus == 1:
             # A machine that can never have a second CPU runs an atomic read-modify-write as a load and a store, so its
             # page fault is a read's (QEMU drops CF_PARALLEL). One that could have two keeps it whole.
@@ -324,10 +324,6 @@ class VngGuest:
         assert self._boot is not None, "start() comes first"
         shutil.copy(file, self._boot.root / "kst" / file.name)  # 9p and virtiofs show it at once
         return f"/kst/{file.name}"
-
-    def load_kvm(self) -> None:
-        """Load the kernel's KVM modules, if it has any and the CPU suits: the probe finds out what came of it."""
-        self.run("while read -r module; do insmod /kst/modules/$module; done < /kst/modules/kvm", _PROBE_UP)
 
     def _wait_exit(self, seconds: float) -> bool:
         assert self._process is not None

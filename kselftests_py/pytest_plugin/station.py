@@ -114,7 +114,7 @@ class Station:
         if name != "kvm" or self.kvm_loaded or not isinstance(self.machine, VngGuest):
             return
         assert self.lab is not None
-        self.machine.load_kvm()
+        self.lab.load_kvm()
         self.kvm_loaded = True
         self.target.learn(capabilities := self.lab.caps())
         if capabilities.missing(name) is None:

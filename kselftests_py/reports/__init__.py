@@ -13,7 +13,7 @@ def write_all(run: RunFolder) -> list[Path]:
     Raises:
         HarnessError: the run folder cannot be read or written.
     """
-    # Here and not above: html draws with matplotlib, which takes a second to import, and a run begins without it.
+    # Here and not above: a run begins without them.
     from kselftests_py.reports import html, junit, ktap
 
     return [junit.write(run), ktap.write(run), html.write(run)]

@@ -15,10 +15,9 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import LogLocator, NullFormatter
 
 from kselftests_py.measure import percentile, rebin
-from kselftests_py.reports.comparison import Column, Row, Table, format_number, format_ratio
+from kselftests_py.reports.comparison import SERIES, Column, Row, Table, format_number, format_ratio
 from kselftests_py.reports.waterfall import Falls
 
-SERIES = 6  # colours --series-0 .. --series-5 of the template
 _INK, _GRID = "#010101", "#010102"
 _STYLE: Any = {
     "text.parse_math": False,  # a label may hold a dollar sign

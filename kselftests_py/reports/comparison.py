@@ -21,6 +21,7 @@ from kselftests_py.results import Manifest, Metric, Record
 
 _WORDS = "fault protect resolve scan evict idle sync async anon shmem tmpfs hugetlb read write wp rwp"
 _ORDER = {word: place for place, word in enumerate(_WORDS.split())}
+SERIES = 6  # colours --series-0 .. --series-5 of the report's template
 NOTHING = "\u2013"
 NOT_TRAPPED = "not trapped"
 TIMES = "\u00d7"

@@ -6,13 +6,14 @@ import json
 from collections import defaultdict
 from itertools import groupby
 from pathlib import Path
-from typing import NamedTuple
+from types import ModuleType
+from typing import Any, NamedTuple
 
 import jinja2
 from markupsafe import Markup, escape
 
 from kselftests_py.measure import TAILS
-from kselftests_py.reports import accesses, changes, charts, comparison, shifts, waterfall
+from kselftests_py.reports import accesses, changes, comparison, shifts, waterfall
 from kselftests_py.reports.answers import answers
 from kselftests_py.reports.text import one_line, printable
 from kselftests_py.results import Manifest, Outcome, Record, RunFolder, judge, wall
@@ -60,7 +61,7 @@ def render(records: list[Record], manifest: Manifest) -> str:
         answers=answers(records, manifest),
         accesses=accesses.build(records, manifest),
         accesses_title=accesses.TITLE,
-        waterfalls=[(falls, charts.waterfall(falls)) for falls in waterfall.build(records, manifest)],
+        waterfalls=[(falls, _charts().waterfall(falls)) for falls in waterfall.build(records, manifest)],
         stages=list(waterfall.STAGES.values()),
         changes=[(change, changes.row(change)) for change in changes_of_run(records, manifest)],
         change_headings=[*(entry.label for entry in pair(manifest) or ()), *changes.HEADINGS],
@@ -69,9 +70,9 @@ def render(records: list[Record], manifest: Manifest) -> str:
         shift_headings=shifts.HEADINGS,
         percentile_names=list(TAILS),
         tables=[(table, _bars(table)) for table in tables if not table.relative],
-        relative=[(table, _bars(table), charts.histograms(table)) for table in tables if table.relative],
+        relative=[(table, _bars(table), _charts().histograms(table)) for table in tables if table.relative],
         distributions=[(table, panels) for table in tables if not table.relative and (panels := _distributions(table))],
-        series=charts.SERIES,
+        series=comparison.SERIES,
         exact=any(table.mode == "exact" for table in tables),
         clock_reads=comparison.clock_reads(records),
         short=comparison.short_names(entry.label for entry in manifest.kernels),
@@ -110,12 +111,19 @@ def _shifts(records: list[Record], manifest: Manifest) -> tuple[Wall, list[_Side
     ]
 
 
+def _charts() -> ModuleType:
+    # Here and not above: it draws with matplotlib, which takes a second to import, and most runs measure nothing.
+    from kselftests_py.reports import charts
+
+    return charts
+
+
 def _bars(table: comparison.Table) -> list[tuple[str, str]]:
-    return [] if table.mode == "none" else charts.bars(table)
+    return [] if table.mode == "none" else _charts().bars(table)
 
 
-def _distributions(table: comparison.Table) -> list[charts.Panel]:
-    return [] if table.mode == "none" else charts.histograms(table)
+def _distributions(table: comparison.Table) -> list[Any]:
+    return [] if table.mode == "none" else _charts().histograms(table)
 
 
 def _counts_by_kernel(records: list[Record]) -> dict[str, dict[str, int]]:

@@ -158,7 +158,7 @@ def test_everything_else_before_api_is_refused(subject: Subject) -> None:
 
 
 @contract("A1", "R1", "P2", "M1", "U1", "I7")
-@pytest.mark.control("swallow_errno")
+@pytest.mark.control("swallow_errno", "spoil_contents", "spoil_trap")
 @pytest.mark.parametrize("kind", DISTINCT_KINDS)
 def test_bad_pointer(subject: Subject, kind: str) -> None:
     """A struct that cannot be read is EFAULT, for UFFDIO_API and for every ioctl after it, and changes nothing.

@@ -205,7 +205,7 @@ def test_dropped_page_loses_its_marker(subject: Subject, kind: str, how: str) ->
 
 
 @contract("X1", "X2", "I7")
-@pytest.mark.control("swallow_errno")
+@pytest.mark.control("swallow_errno", "spoil_contents", "spoil_trap")
 @pytest.mark.parametrize("kind", DISTINCT_KINDS)
 def test_fill_with_mode_wp(subject: Subject, kind: str) -> None:
     """COPY and CONTINUE with their MODE_WP are EINVAL in an RWP range, and leave the hole empty.

@@ -34,7 +34,7 @@ def register(handle: int, addr: int, length: int, mode: int = RWP.mode) -> Op[An
 
 
 @contract("R2", "R3", "R4", "R6", "R8", "R9", "R10", "R12", "R13", "R14", "I7")
-@pytest.mark.control("swallow_errno")
+@pytest.mark.control("swallow_errno", "spoil_contents", "spoil_trap")
 @pytest.mark.parametrize("kind", DISTINCT_KINDS)
 def test_register_refusals(subject: Subject, kind: str) -> None:
     """Each bad registration gets its errno, the first broken rule decides, and the range stays as it was.
@@ -80,7 +80,7 @@ def test_register_refusals(subject: Subject, kind: str) -> None:
 
 
 @contract("R14", "I7")
-@pytest.mark.control("swallow_errno")
+@pytest.mark.control("swallow_errno", "spoil_contents", "spoil_trap")
 @pytest.mark.parametrize("kind", DISTINCT_KINDS)
 def test_mode_cannot_change_under_the_marker(subject: Subject, kind: str) -> None:
     """RWP cannot become WP, nor WP become RWP, without UFFDIO_UNREGISTER; the range stays as it was.
@@ -103,7 +103,7 @@ def test_mode_cannot_change_under_the_marker(subject: Subject, kind: str) -> Non
 
 @hugetlb
 @contract("R8", "R11", "I7")
-@pytest.mark.control("swallow_errno")
+@pytest.mark.control("swallow_errno", "spoil_contents", "spoil_trap")
 def test_register_part_of_a_huge_page(subject: Subject) -> None:
     """A range that starts or ends inside a hugetlb page is EINVAL, although it is page aligned.
 
@@ -148,7 +148,7 @@ def test_memory_of_no_supported_kind(subject: Subject) -> None:
 
 
 @contract("R9", "I7")
-@pytest.mark.control("swallow_errno")
+@pytest.mark.control("swallow_errno", "spoil_contents", "spoil_trap")
 def test_memory_that_may_be_dropped(subject: Subject) -> None:
     """Memory that the kernel may drop (MAP_DROPPABLE) is EINVAL. Source: vma_can_userfault(): VM_DROPPABLE; I7."""
     try:
@@ -278,7 +278,7 @@ def test_ioctls_of_each_mode(subject: Subject, kind: str) -> None:
 
 
 @contract("U2", "U3", "U4", "U5", "I7")
-@pytest.mark.control("swallow_errno")
+@pytest.mark.control("swallow_errno", "spoil_contents", "spoil_trap")
 @pytest.mark.parametrize("kind", DISTINCT_KINDS)
 def test_unregister_refusals(subject: Subject, kind: str) -> None:
     """Each bad UFFDIO_UNREGISTER gets its errno and the range stays protected.
@@ -313,7 +313,7 @@ def test_unregister_refusals(subject: Subject, kind: str) -> None:
 @hugetlb
 @contract("I7", "U8")
 @pytest.mark.finding("F002")
-@pytest.mark.control("swallow_errno")
+@pytest.mark.control("swallow_errno", "spoil_contents", "spoil_trap")
 @pytest.mark.parametrize("protection", ["rwp", pytest.param("wp", marks=pytest.mark.needs("wp_shmem"))])
 def test_unregister_up_to_the_middle_of_a_huge_page(subject: Subject, protection: str) -> None:
     """UFFDIO_UNREGISTER that ends inside a hugetlb page is EINVAL and leaves that page protected.

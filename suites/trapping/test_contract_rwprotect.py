@@ -29,7 +29,7 @@ def rwp(handle: int, addr: int, length: int, mode: int = PROTECT) -> Op[Any]:
 
 
 @contract("P3", "P4", "P5", "P7", "P8", "P9", "P12", "W1", "I7")
-@pytest.mark.control("swallow_errno", "partial")
+@pytest.mark.control("swallow_errno", "partial", "spoil_contents", "spoil_trap")
 @pytest.mark.parametrize("kind", DISTINCT_KINDS)
 def test_refusals(subject: Subject, kind: str) -> None:
     """Each bad call gets its errno before any page is changed: pages 0 to 3 are RWP, 4 is WP, 5 is not registered.
@@ -73,7 +73,7 @@ def test_refusals(subject: Subject, kind: str) -> None:
 
 @pytest.mark.needs("hugetlb")
 @contract("P10", "P11", "P12", "I7")
-@pytest.mark.control("swallow_errno", "partial")
+@pytest.mark.control("swallow_errno", "partial", "spoil_contents", "spoil_trap")
 def test_part_of_a_huge_page(subject: Subject) -> None:
     """A range of hugetlb memory that starts or ends inside a page is EINVAL; the first VMA at fault decides the errno.
 
@@ -257,7 +257,7 @@ def test_resolved_page_counts_as_accessed(subject: Subject, kind: str) -> None:
 
 @contract("M2", "M3", "M4", "I7")
 @pytest.mark.needs("rwp_async")
-@pytest.mark.control("swallow_errno")
+@pytest.mark.control("swallow_errno", "spoil_contents", "spoil_trap")
 @pytest.mark.parametrize("kind", DISTINCT_KINDS)
 def test_set_mode_refusals(subject: Subject, kind: str) -> None:
     """Overlapping or other bits are EINVAL and the range stays in sync mode; so is RWP_ASYNC without RWP negotiated.

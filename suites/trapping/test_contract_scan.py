@@ -130,7 +130,7 @@ def test_wp_matching_skips_rwp_ranges(subject: Subject, kind: str) -> None:
 
 
 @contract("S8", "I7")
-@pytest.mark.control("swallow_errno")
+@pytest.mark.control("swallow_errno", "spoil_contents", "spoil_trap")
 @pytest.mark.parametrize("kind", DISTINCT_KINDS)
 def test_check_wpasync_refuses_rwp_ranges(subject: Subject, kind: str) -> None:
     """PM_SCAN_CHECK_WPASYNC is EPERM at an RWP range, alone or with WP_MATCHING, and changes nothing.
@@ -168,7 +168,7 @@ def test_wpallowed_excludes_rwp_ranges(subject: Subject, kind: str) -> None:
 
 
 @contract("S10", "S11", "I7")
-@pytest.mark.control("swallow_errno")
+@pytest.mark.control("swallow_errno", "spoil_contents", "spoil_trap")
 @pytest.mark.parametrize("kind", DISTINCT_KINDS)
 def test_refusals(subject: Subject, kind: str) -> None:
     """Flags and categories without meaning, an unaligned start, another size, and a vector nowhere are EINVAL.

@@ -30,7 +30,7 @@ def wp(handle: int, addr: int, length: int, mode: int = PROTECT) -> Op[Any]:
 
 
 @pytest.mark.contract("W3", "W4", "W5", "I7")
-@pytest.mark.control("swallow_errno", "partial")
+@pytest.mark.control("swallow_errno", "partial", "spoil_contents", "spoil_trap")
 @pytest.mark.parametrize("kind", DISTINCT_KINDS)
 def test_refusals(subject: Subject, kind: str) -> None:
     """Each bad call gets its errno and changes nothing: pages 0 to 2 are registered, 3 is not, nor the guard ahead.
@@ -74,7 +74,7 @@ def test_refusals(subject: Subject, kind: str) -> None:
 
 @pytest.mark.contract("W2", "I7")
 @pytest.mark.finding("F003")
-@pytest.mark.control("swallow_errno")
+@pytest.mark.control("swallow_errno", "spoil_contents", "spoil_trap")
 @pytest.mark.parametrize("kind", DISTINCT_KINDS)
 def test_writeprotect_across_its_end(subject: Subject, kind: str) -> None:
     """UFFDIO_WRITEPROTECT that runs into memory without WP is ENOENT and has changed nothing.

@@ -15,10 +15,11 @@ from typing import Any
 import pytest
 
 from kselftests_py.lab import Capabilities, Subject, ops
-from kselftests_py.lab.judgement import check_cells, judge
+from kselftests_py.lab.bystanders import beside
+from kselftests_py.lab.judgement import judge
 from kselftests_py.lab.kinds import HUGETLB, KINDS, NEVER, NONE, READ, READ_WRITE
 from kselftests_py.lab.matrix import Case, Cell, brief, marks, pagemap, prepared
-from kselftests_py.lab.operations import BY, Operation, Row, only, rows
+from kselftests_py.lab.operations import BY, Operation, Row, finish, only, rows
 from kselftests_py.lab.ops import Op
 from kselftests_py.results import Outcome
 
@@ -101,18 +102,19 @@ def test_protection_survives_each_step(
     """
     kinds = here(f"steps-{protection}", [name for name in KINDS if (name, protection) not in NEVER])
     case = prepared(subject, kinds, protection)
+    left = beside(subject, kinds, protection)
     wrong: dict[str, str] = {}
     for name, step in STEPS.items():
         if missing := caps.missing(step.needs):
             record_part(f"trapping/test_matrix.py::steps-{protection}-{name}", Outcome.SKIP, missing)
             continue
-        some = Case(subject, [cell for cell in case.cells if cell.kind.name not in step.absent])
+        some = Case(subject, [cell for cell in [*case.cells, *left] if cell.kind.name not in step.absent])
         some.each(step.do)
         for cell, (entries,) in zip(some.cells, some.each(pagemap), strict=True):
-            markers = marks(cell, entries.entries)
+            markers = marks(cell, entries)
             if markers != cell.armed:
                 wrong.setdefault(str(cell), f"markers after {name}: {brief(markers)} instead of {brief(cell.armed)}")
-    check_cells(judge(case) | wrong, case.cells, kst_control)
+    finish(case, left, judge(case) | wrong, kst_control)
 
 
 def neighbour_unmapped(case: Case) -> None:

@@ -16,7 +16,7 @@ from kselftests_py.lab.cases import track
 from kselftests_py.lab.constants import fault_bits
 from kselftests_py.lab.judgement import check_cells
 from kselftests_py.lab.kinds import HUGE, HUGETLB, KINDS, NEVER
-from kselftests_py.lab.matrix import Case, Cell, found, marks, prepared, scan, touched
+from kselftests_py.lab.matrix import Case, Cell, found, marks, pagemap, prepared, scan, touched
 from kselftests_py.lab.operations import BY, NEEDS
 
 Here = Callable[[str, Iterable[str]], list[str]]
@@ -181,12 +181,12 @@ def test_mappings_merge_again(subject: Subject, here: Here, kst_control: str | N
         )
     )
     after = _mappings(subject, case)
-    left = case.each(lambda cell: ops.pagemap(cell.region.addr, len(cell.region)))
+    left = case.each(pagemap)
     wrong = {}
     for cell, (entries,) in zip(case.cells, left, strict=True):
         name = str(cell)
         if (before[name], split[name], after[name]) != (1, 3, 1):
             wrong[name] = f"VMAs before, with a hole, after: {before[name]}, {split[name]}, {after[name]}"
-        elif marks(cell, entries.entries):
+        elif marks(cell, entries):
             wrong[name] = "markers where no userfaultfd is"
     check_cells(wrong, case.cells, kst_control)

@@ -13,10 +13,11 @@ from dataclasses import dataclass, field
 import pytest
 
 from kselftests_py.lab import Feature, Subject, ops
-from kselftests_py.lab.judgement import check_cells, judge
+from kselftests_py.lab.bystanders import beside
+from kselftests_py.lab.judgement import judge
 from kselftests_py.lab.kinds import HUGETLB, KINDS, NEVER
-from kselftests_py.lab.matrix import Case, Cell, marks, prepared, runs
-from kselftests_py.lab.operations import NEEDS, Operation, Row, only, rows
+from kselftests_py.lab.matrix import Case, Cell, marks, pagemap, prepared, runs
+from kselftests_py.lab.operations import NEEDS, Operation, Row, finish, only, rows
 from kselftests_py.lab.ops import Op
 
 Here = Callable[[str, Iterable[str]], list[str]]
@@ -94,12 +95,14 @@ def test_dropped_page_is_free(
     drop, kinds = DROPS[how], here(f"{how}-{protection}-{event}", _kinds(protection, how))
     extra = Feature.EVENT_REMOVE | Feature.EVENT_UNMAP if event == "event_remove" else Feature(0)
     case = prepared(subject, kinds, protection, extra)
-    case.each(lambda cell: drop.how(cell, _dropped(cell)))
-    case.each(lambda cell: ops.events(cell.uffd.handle))
+    left = beside(subject, kinds, protection, extra)
+    everything = Case(subject, [*case.cells, *left])
+    everything.each(lambda cell: drop.how(cell, _dropped(cell)))
+    everything.each(lambda cell: ops.events(cell.uffd.handle))
     wrong = _check_dropped(case, drop)
-    for cell in case.cells:
+    for cell in everything.cells:
         cell.gone = range(_dropped(cell), _dropped(cell) + 1)
-    check_cells(judge(case) | wrong, case.cells, kst_control)
+    finish(case, left, judge(case) | wrong, kst_control)
 
 
 def _check_dropped(case: Case, drop: Drop) -> dict[str, str]:
@@ -108,7 +111,7 @@ def _check_dropped(case: Case, drop: Drop) -> dict[str, str]:
     actor = case.subject.call(ops.actor()).actor
     seen = case.each(lambda cell: _look(cell, actor))
     for cell, (entries, _, state, told) in zip(case.cells, seen, strict=True):
-        if marks(cell, entries.entries) & {_dropped(cell)}:
+        if marks(cell, entries) & {_dropped(cell)}:
             wrong[str(cell)] = "the dropped page has a marker"
         elif state.state != "done" or told.events:
             wrong[str(cell)] = f"the access to the dropped page is {state.state}, messages {len(told.events)}"
@@ -118,10 +121,9 @@ def _check_dropped(case: Case, drop: Drop) -> dict[str, str]:
 
 
 def _look(cell: Cell, actor: int) -> list[Op[object]]:
-    grains = cell.region.length // 4096
     how = "rmw" if cell.kind.prot & 2 else "read"
     return [
-        ops.pagemap(cell.region.addr, grains),
+        pagemap(cell),
         ops.access(actor, how, cell.region[_dropped(cell)], 0),
         ops.latest_ticket(actor, None, 2000),
         ops.events(cell.uffd.handle),

@@ -9,14 +9,17 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 from dataclasses import replace
+from typing import Any
 
 import pytest
 
-from kselftests_py.lab import Feature, Region, Subject, ops
+from kselftests_py.lab import MISSING, RWP, WP, Feature, Region, Subject, ops
+from kselftests_py.lab.bystanders import beside, end
 from kselftests_py.lab.judgement import accesses, check_cells, judge, unprotected
 from kselftests_py.lab.kinds import ALL_ACCESS, HUGETLB, KINDS, NEVER
 from kselftests_py.lab.matrix import (
     Case,
+    Cell,
     brief,
     fill,
     found,
@@ -29,13 +32,16 @@ from kselftests_py.lab.matrix import (
     swap_out,
     touched,
 )
-from kselftests_py.lab.operations import BY
+from kselftests_py.lab.operations import BY, finish
+from kselftests_py.lab.ops import Op
 
 Here = Callable[[str, Iterable[str]], list[str]]
 PRIVATE = ("anon", "thp", "mthp", "zero", "huge_zero", "read_only")
 """Private anonymous memory, which alone can be wiped on fork."""
 SWAPPED = ("anon", "mthp", "read_only", "thp")
 """Whose marker is in the swap entry; what becomes of shared memory is in ``test_matrix_paging.py``."""
+FILLABLE = ("anon", "thp", "mthp", "anon_shared", "shmem", "tmpfs", "hugetlb", "hugetlb_private")
+"""What can be dropped page by page, and has pages beside the protected ones."""
 COPIED = ("anon", "thp", "mthp", "shmem", "hugetlb_private")
 """One of each kind of entry that fork copies."""
 PINNABLE = [name for name, kind in KINDS.items() if kind.filled == "written" and name not in ("read_only", "shmem_thp")]
@@ -44,6 +50,11 @@ PINNABLE = [name for name, kind in KINDS.items() if kind.filled == "written" and
 
 def _kinds(protection: str, wanted: Iterable[str] = tuple(KINDS)) -> list[str]:
     return [name for name in wanted if (name, protection) not in NEVER]
+
+
+def _beside(subject: Subject, kinds: Iterable[str], protection: str, extra: int = 0, *, pinned: bool) -> list[Cell]:
+    """Bystanders; none of hugetlb, whose pages would be too few for a child that copies them."""
+    return beside(subject, {*kinds} - {*HUGETLB}, protection, extra, pinned=pinned)
 
 
 def _there(case: Case, child: Subject) -> dict[str, Region]:
@@ -68,13 +79,14 @@ def test_child_is_left_alone(subject: Subject, here: Here, kst_control: str | No
     """
     inheritable = [name for name in KINDS if way != "not_inherited" or name not in HUGETLB]
     wanted = {"swapped": SWAPPED, "pinned": PINNABLE}.get(way, inheritable)
-    case = prepared(
-        subject, here(f"{way}-{protection}", _kinds(protection, wanted)), protection, pinned=way == "pinned"
-    )
+    kinds = here(f"{way}-{protection}", _kinds(protection, wanted))
+    case = prepared(subject, kinds, protection, pinned=way == "pinned")
+    left = _beside(subject, kinds, protection, pinned=way == "pinned")
+    everything = Case(subject, [*case.cells, *left])
     if way == "swapped":
-        swap_out(case)
+        swap_out(everything)
     if way == "not_inherited":  # MADV_DOFORK refuses hugetlb
-        case.each(lambda cell: ops.madvise(cell.region.addr, cell.region.length, "DONTFORK"))
+        everything.each(lambda cell: ops.madvise(cell.region.addr, cell.region.length, "DONTFORK"))
     child, _ = subject.fork()
     with child:
         wrong = judge(case, close=False) if way == "parent_first" else {}
@@ -86,7 +98,7 @@ def test_child_is_left_alone(subject: Subject, here: Here, kst_control: str | No
             wrong |= unprotected(case, _there(case, child), child)
     if way != "parent_first":
         wrong |= judge(case)
-    check_cells(wrong, case.cells, kst_control)
+    finish(case, left, wrong, kst_control)
 
 
 EVENT_WAYS = ["child_first", "parent_first", "child_gone", SWAP, PIN]
@@ -108,17 +120,21 @@ def test_child_is_protected_too(
     wanted = {"swapped": SWAPPED, "pinned": PINNABLE}.get(way, tuple(KINDS))
     kinds = here(f"{way}-{protection}", _kinds(protection, wanted))
     case = prepared(subject, kinds, protection, Feature.EVENT_FORK, pinned=way == "pinned")
+    left = _beside(subject, kinds, protection, Feature.EVENT_FORK, pinned=way == "pinned")
+    everything = Case(subject, [*case.cells, *left])
     if way == "swapped":
-        swap_out(case)
+        swap_out(everything)
     child, descriptors = subject.fork_each()
     with child:
-        assert set(descriptors) == {cell.uffd.handle for cell in case.cells}
+        assert set(descriptors) == {cell.uffd.handle for cell in everything.cells}
         wrong = judge(case, close=False) if way == "parent_first" else {}
         if way != "child_gone":
             wrong |= judge(inherited(case, child, descriptors))
+            killed = Case(subject, [cell for cell in left if cell.end == "killed"])
+            wrong |= end(child, inherited(killed, child, descriptors).cells)
     if way != "parent_first":
         wrong |= judge(case)
-    check_cells(wrong, case.cells, kst_control)
+    finish(case, left, wrong, kst_control)
 
 
 @pytest.mark.contract("K2", "K3", "M10", "I2", "I5")
@@ -207,7 +223,7 @@ def _wiped(case: Case) -> dict[str, str]:
     )
     sums = case.each(lambda cell: cell.sums_of(cell.region))
     for cell, (entries, seen), answers, bytes_ in zip(case.cells, before, done, sums, strict=True):
-        if marked := marks(cell, entries.entries):
+        if marked := marks(cell, entries):
             wrong[str(cell)] = f"markers where no page is: {brief(marked)}"
         elif cell.protection == "rwp" and (hot := found(cell, seen)):
             wrong[str(cell)] = f"accessed where no page is: {brief(hot)}"
@@ -256,10 +272,53 @@ def _forked(case: Case) -> None:
     case.children.append(case.subject.fork()[0])
 
 
+def _registered_again(case: Case) -> None:
+    """A page beside protected ones is unregistered, and all of the range registered again, for missing pages too."""
+    case.each(
+        lambda cell: [
+            *[
+                ops.unregister(cell.uffd.handle, cell.region[page], cell.region.page_size)
+                for page in sorted(cell.free)[:1]
+            ],
+            _for_missing_too(cell),
+        ]
+    )
+
+
+def _for_missing_too(cell: Cell) -> Op[Any]:
+    mode = (RWP if cell.protection == "rwp" else WP).mode | MISSING.mode
+    return ops.register(cell.uffd.handle, cell.region.addr, cell.region.length, mode)
+
+
+def _filled(case: Case) -> None:
+    """UFFDIO_COPY, POISON and ZEROPAGE, or MOVE where memory is anonymous, into pages that were dropped."""
+    anon = [str(cell) for cell in case.cells if cell.kind.kind == "anon"]  # MOVE wants memory of the same permissions
+    sources = {name: case.subject.region("anon", 1, prot=ALL_ACCESS).populate() for name in anon}
+    case.each(lambda cell: _fills(cell, sources.get(str(cell))))
+
+
+def _fills(cell: Cell, source: Region | None) -> list[Op[Any]]:
+    u, region, size, free = cell.uffd.handle, cell.region, cell.region.page_size, sorted(cell.free)
+    drop = "DONTNEED" if cell.kind.kind in ("anon", "hugetlb_private") else "REMOVE"
+    fills: list[Callable[[int], Op[Any]]] = [lambda at: ops.copy(u, at, size, seed=7)]
+    if cell.kind.name not in HUGETLB:
+        fills += [lambda at: ops.fill("poison", u, at, size), lambda at: ops.fill("zeropage", u, at, size)]
+    if source is not None:
+        fills[-1] = lambda at: ops.move(u, at, source.addr, size)
+    pages = free[: len(fills)]
+    return [
+        _for_missing_too(cell),
+        *[ops.madvise(region[page], size, drop) for page in pages],
+        *[fill(region[page]) for page, fill in zip(pages, fills, strict=True)],
+    ]
+
+
 STATES = [
     pytest.param(None, id="protected"),
     pytest.param(_first_read_only, id="split"),
     pytest.param(_forked, id="forked"),
+    pytest.param(_registered_again, id="registered_again"),
+    pytest.param(_filled, id="filled", marks=pytest.mark.needs("move", "poison")),
     pytest.param(swap_out, id="swapped", marks=pytest.mark.needs("swap")),
 ]
 
@@ -288,9 +347,10 @@ def test_killed_while_threads_wait(
 ) -> None:
     """A process killed while threads wait in every kind of memory can be reaped, in whatever state the memory is.
 
-    Source: I1, I9; userfaultfd_release(), exit_mmap(): the log is watched, and a process that does not end is a HANG.
+    After each operation of the matrix its rows do the same (bystanders.py). Source: I1, I9; userfaultfd_release(),
+    exit_mmap(): the log is watched, and a process that does not end is a HANG.
     """
-    wanted = SWAPPED if state is swap_out else KINDS
+    wanted = SWAPPED if state is swap_out else FILLABLE if state is _filled else KINDS
     case = prepared(subject, here(f"killed-{protection}", _kinds(protection, wanted)), protection)
     if state is not None:
         state(case)

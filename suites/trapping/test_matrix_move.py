@@ -12,11 +12,12 @@ from dataclasses import replace
 import pytest
 
 from kselftests_py.lab import MINOR, MISSING, RWP, Feature, Region, Subject, ops
+from kselftests_py.lab.bystanders import beside
 from kselftests_py.lab.cases import DISTINCT_KINDS
 from kselftests_py.lab.judgement import check_cells, judge, unprotected
 from kselftests_py.lab.kinds import HUGETLB, KINDS, NEVER
 from kselftests_py.lab.matrix import Case, prepared
-from kselftests_py.lab.operations import BY
+from kselftests_py.lab.operations import BY, finish
 from kselftests_py.lab.refusals import check_refusals
 
 Here = Callable[[str, Iterable[str]], list[str]]
@@ -64,10 +65,12 @@ def test_markers_go_along(subject: Subject, here: Here, kst_control: str | None,
     """With EVENT_REMAP what was protected is protected where it is now, by the same descriptor, and nothing else is."""
     kinds = here(f"{way}-{protection}", _kinds(protection, way))
     case = prepared(subject, kinds, protection, Feature.EVENT_REMAP)
-    there = _remap(case, way)
-    for cell in case.cells:
+    left = beside(subject, kinds, protection, Feature.EVENT_REMAP)
+    everything = Case(subject, [*case.cells, *left])
+    there = _remap(everything, way)
+    for cell in everything.cells:
         cell.region = there[str(cell)]
-    check_cells(judge(case), case.cells, kst_control)
+    finish(case, left, judge(case), kst_control)
 
 
 @pytest.mark.contract("V2", "I2", "I5")
@@ -86,7 +89,7 @@ def test_markers_stay_behind(subject: Subject, here: Here, kst_control: str | No
 
 @pytest.mark.contract("I7", "X5")
 @pytest.mark.needs("rwp", "move", "poison")
-@pytest.mark.control("swallow_errno")
+@pytest.mark.control("swallow_errno", "spoil_contents", "spoil_trap")
 @pytest.mark.parametrize("kind", DISTINCT_KINDS)
 def test_nothing_is_put_over_a_protected_page(subject: Subject, kind: str) -> None:
     """COPY, ZEROPAGE, CONTINUE, POISON and MOVE onto a page that is there are EEXIST, and leave protection and bytes.
