@@ -289,7 +289,7 @@ def test_filling_installs_unarmed_pages_once() -> None:
         s.Thread(process=2),
         s.Exit(process=1),
         s.Fork(event=7),
-        s.Madvise(advice="MERGEABLE", region=0, first=0, count=1),
+        s.Madvise(advice="HUGEPAGE", region=0, first=0, count=1),
         s.Move(uffd=0, region=0, first=0, count=2, to=0, to_first=1),
         s.Map(kind="shmem", pages=512, thp=True),
     ],

@@ -23,7 +23,10 @@ ALL = Offer(
     swap=True,
     thp=True,
     move=True,
-    minor=True,
+    poison=True,
+    guard=True,
+    ksm=True,
+    minor=("shmem", "hugetlb"),
     categories=(scan.Page.ACCESSED, scan.Page.WRITTEN),
 )
 COUNT = 500

@@ -12,6 +12,7 @@ from typing import Literal
 
 from hypothesis import strategies as st
 
+from kselftests_py.explore import known
 from kselftests_py.explore import steps as s
 from kselftests_py.explore.layout import told_of_fork
 from kselftests_py.explore.model import HOLE, Model, Page, Place, Unmodelled
@@ -73,7 +74,8 @@ class Raw:
         return (self.d // 4) % len(walk.model.uffds) if walk.model.uffds else 0
 
     def process(self, walk: Walk) -> int:
-        return self.d % 2 if len(walk.model.alive) > 1 else 0
+        alive = [process for process, there in enumerate(walk.model.alive) if there]
+        return alive[self.d % len(alive)]
 
 
 def near(walk: Walk, raw: Raw, fits: Callable[[Place, Page], bool]) -> dict[str, int] | None:
@@ -117,7 +119,7 @@ def _left_to_both(walk: Walk, process: int) -> Callable[[Place, Page], bool]:
     """Private pages of *process* that a fork left to another one too, and neither has written since (I6)."""
 
     def there(page: Page | None) -> bool:
-        return page is not None and any(one.entry != "absent" and not one.marked for one in page.states)
+        return page is not None and any(one.there and not one.marked for one in page.states)
 
     def fits(place: Place, page: Page) -> bool:
         if place[0] != process or page.file or not there(page):
@@ -164,8 +166,8 @@ def _register(walk: Walk, raw: Raw) -> s.Step:
     at = raw.range(walk)
     if raw.c in (7, 11):
         mode.append("missing")
-    shared = walk.model.regions[at["region"]].kind == "shmem"
-    if walk.offer.minor and raw.c % 4 == 2 and (shared or raw.d == 13):
+    kind = walk.model.regions[at["region"]].kind
+    if walk.offer.minor and raw.c % 4 == 2 and (kind in walk.offer.minor or raw.d == 13):
         mode.append("minor")
     return s.Register(uffd=raw.uffd(walk), mode=tuple(mode), **at)
 
@@ -189,6 +191,24 @@ def _mprotect(walk: Walk, raw: Raw) -> s.Step:
 
 def _madvise(advice: s.Advice) -> _Read:
     return lambda walk, raw: s.Madvise(process=raw.process(walk), advice=advice, **raw.range(walk))
+
+
+def _guard(walk: Walk, raw: Raw) -> s.Step | None:
+    """Two pages at most: behind a guard nothing happens any more. Not where it is F030, which costs a process."""
+    at = raw.range(walk)
+    at["count"] = min(at["count"], 1 + (raw.c == 15))
+    step = s.Madvise(process=raw.process(walk), advice="GUARD_INSTALL", **at)
+    return None if known.hangs(step, walk.model) else step
+
+
+def _unguard(walk: Walk, raw: Raw) -> s.Step:
+    at = near(walk, raw, lambda place, page: any(one.entry == "guard" for one in page.states)) or raw.range(walk)
+    return s.Madvise(process=raw.process(walk), advice="GUARD_REMOVE", **at)
+
+
+def _poison(walk: Walk, raw: Raw) -> s.Step:
+    at = near(walk, raw, _hole) or raw.range(walk) | {"count": 1}
+    return s.Poison(uffd=_owner(walk, raw, at)[0], **at)
 
 
 def _collapse(walk: Walk, raw: Raw) -> s.Step | None:
@@ -269,6 +289,11 @@ OPERATIONS: dict[str, tuple[int, _Read]] = {
     "willneed": (1, _madvise("WILLNEED")),
     "populateread": (1, _madvise("POPULATE_READ")),
     "populatewrite": (1, _madvise("POPULATE_WRITE")),
+    "guardinstall": (2, _guard),
+    "guardremove": (2, _unguard),
+    "poison": (2, _poison),
+    "mergeable": (1, _madvise("MERGEABLE")),
+    "unmergeable": (1, _madvise("UNMERGEABLE")),
     "punchhole": (2, lambda walk, raw: s.PunchHole(**raw.range(walk))),
     "fork": (4, _fork),
     "thread": (2, lambda walk, raw: s.Thread(process=raw.process(walk))),
@@ -283,7 +308,7 @@ OPERATIONS: dict[str, tuple[int, _Read]] = {
     "move": (2, _move),
     "munmap": (1, lambda walk, raw: s.Munmap(process=raw.process(walk), **raw.range(walk))),
     "swapcycle": (1, lambda walk, raw: s.SwapCycle()),
-    "exit": (1, lambda walk, raw: s.Exit(process=1)),
+    "exit": (1, lambda walk, raw: s.Exit(process=1 + raw.a % max(1, len(walk.model.alive) - 1))),
 }
 
 
@@ -296,7 +321,12 @@ def chosen(offer: Offer) -> list[str]:
             ("swapcycle", offer.swap),
             ("move", offer.move),
             ("collapse", offer.thp),
-            ("continue", offer.minor),
+            ("continue", bool(offer.minor)),
+            ("poison", offer.poison),
+            ("guardinstall", offer.guard),
+            ("guardremove", offer.guard),
+            ("mergeable", offer.ksm),
+            ("unmergeable", offer.ksm),
         )
         if not there
     }

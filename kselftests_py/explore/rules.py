@@ -26,8 +26,11 @@ def map_(model: Model, step: s.Map) -> None:
 
 
 def populate(model: Model, step: s.Populate) -> None:
+    pages = model.mapped(0, step.region, step.first, step.count)
+    if any(one.raises for page in pages for one in page.states):
+        raise Unmodelled("populating what may raise a signal")
     touch(model, 0, step, "write")
-    for number, page in enumerate(model.mapped(0, step.region, step.first, step.count), step.first):
+    for number, page in enumerate(pages, step.first):
         model.store(page, frozenset({step.value + number}))
         page.lazy = False
 
@@ -48,8 +51,9 @@ def register(model: Model, step: s.Register) -> None:
     if "minor" in modes:
         if pages[0].kind == "anon":
             return refused(model, "EINVAL")  # R9
-        if pages[0].kind.startswith("hugetlb") or "MINOR_SHMEM" not in uffd.features:
-            raise Unmodelled("minor faults of hugetlb, or without the feature")
+        needs = "MINOR_HUGETLBFS" if pages[0].kind == "hugetlb" else "MINOR_SHMEM"
+        if pages[0].kind == "hugetlb_private" or needs not in uffd.features:
+            raise Unmodelled("minor faults of private memory, or without the feature")
     for page in pages:  # R13: judged in the order of addresses
         if "rwp" in modes and page.prot == "none":
             return refused(model, "EINVAL")  # R10
@@ -102,7 +106,9 @@ def protect(model: Model, step: s.Protect) -> None:
         # P14: RWP leaves holes alone. Write protection of a hole: memory of files always, anonymous memory with
         # WP_UNPOPULATED, which WP_ASYNC implies.
         holes = page.mode == "wp" and (page.kind != "anon" or bool(features & {"WP_UNPOPULATED", "WP_ASYNC"}))
-        page.states = frozenset(State(one.entry, one.marked or one.entry != "absent" or holes) for one in page.states)
+        page.states = frozenset(
+            State(one.entry, one.marked or one.there or (holes and one.entry == "absent")) for one in page.states
+        )
 
 
 def resolve(model: Model, step: s.Resolve) -> None:
@@ -169,14 +175,19 @@ def punch_hole(model: Model, step: s.PunchHole) -> None:
 
 
 def _fill(model: Model, step: s.Copy | s.Zeropage, word: int, *, protect: bool, wakes: bool) -> None:
-    """COPY and ZEROPAGE of one page, where it is known whether it is there."""
+    """COPY and ZEROPAGE of one page, where it is known whether it is there.
+
+    Of a guard page it is: but for its own advice nothing removes it. Whether poison is replaced no document says.
+    """
     (page,) = model.mapped(model.uffd(step.uffd).process, step.region, step.first, step.count)
     if page.owner != step.uffd or page.prot != "rw" or page.kind.startswith("hugetlb"):
         raise Unmodelled("filling what is not registered here")
     if protect and page.mode != "wp":
         return refused(model, "EINVAL")  # X1
     cached = model.files[page.file].cached if page.file else frozenset({one.entry != "absent" for one in page.states})
-    if cached == {True} and not any(one.entry == "absent" for one in page.states):
+    if {one.entry for one in page.states} == {"guard"}:
+        return refused(model, "EEXIST")
+    if cached == {True} and all(one.there for one in page.states):
         return refused(model, "EEXIST")
     if cached != {False} or page.states != {HOLE}:
         raise Unmodelled("filling what may be there")
@@ -203,7 +214,7 @@ def continue_(model: Model, step: s.Continue) -> None:
     if step.protect and page.mode != "wp":
         return refused(model, "EINVAL")  # X2
     cached = model.files[page.file].cached
-    if not any(one.entry == "absent" for one in page.states):
+    if not any(one.entry in ("absent", "poison") for one in page.states):
         return refused(model, "EEXIST")
     armed = {one.marked for one in page.states}
     if len(cached) > 1 or page.reclaimed or any(one.entry != "absent" for one in page.states):
@@ -223,6 +234,21 @@ def zeropage(model: Model, step: s.Zeropage) -> None:
     if step.count != 1:
         raise Unmodelled("filling several pages")
     _fill(model, step, 0, protect=False, wakes=True)
+
+
+def poison(model: Model, step: s.Poison) -> None:
+    """UFFDIO_POISON(2const), of one page: EEXIST if it is mapped; it does not say whether a hole with a marker is."""
+    (page,) = model.mapped(model.uffd(step.uffd).process, step.region, step.first, 1) if step.count == 1 else (None,)
+    if page is None or page.owner != step.uffd or page.prot != "rw":
+        raise Unmodelled("poisoning several pages, or what is not registered here")
+    if not any(one.entry in ("absent", "poison") for one in page.states):
+        return refused(model, "EEXIST")
+    sure = page.states == {HOLE}
+    if not sure:
+        model.expected.errno = frozenset({"0", "EEXIST"})
+    page.states = frozenset({State("poison", False)} | (set() if sure else page.states))
+    model.retry(list(model.waiting(step.uffd, step.region, step.first, 1)), maybe=not sure)
+    return None
 
 
 RULES: dict[type, Callable[[Model, Any], None]] = {
@@ -246,6 +272,7 @@ RULES: dict[type, Callable[[Model, Any], None]] = {
     s.Copy: copy_,
     s.Continue: continue_,
     s.Zeropage: zeropage,
+    s.Poison: poison,
     s.Move: move,
     s.Fork: fork,
     s.Exit: exit_,
