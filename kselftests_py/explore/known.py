@@ -66,11 +66,19 @@ def _guard_never_installed(step: s.Step, claim: s.Claim, before: Model) -> bool:
     return claim.check == "hang" and hangs(step, before)
 
 
+def _guard_replaced(step: s.Step, claim: s.Claim, before: Model) -> bool:
+    if not isinstance(step, s.Copy | s.Continue) or claim.check != "errno" or claim.seen != "0":
+        return False
+    pages = before.span(before.uffds[step.uffd].process, step.region, step.first, step.count)
+    return all(one.entry == "guard" for page in pages for one in page.states)
+
+
 TABLE = (
     Known("F001", "UFFDIO_UNREGISTER leaves blocked threads asleep", _asleep_after_unregister),
     Known("F003", "UFFDIO_WRITEPROTECT refused with ENOENT has done the pages ahead", _prefix_protected),
     Known("F025", "shared memory that is reclaimed loses its read-write protection", _reclaimed_shared_memory),
     Known("F030", "MADV_GUARD_INSTALL never ends on write-protected shared memory", _guard_never_installed),
+    Known("F031", "UFFDIO_COPY and UFFDIO_CONTINUE replace a guard page", _guard_replaced),
 )
 
 
