@@ -382,6 +382,8 @@ def sequences(draw: st.DrawFn, offer: Offer, length: int = LENGTH) -> s.Sequence
             walk.put(registered)
             if "minor" in registered.mode and draw(_NUMBER) >= 4:  # what is there is in the file, not mapped
                 walk.put(s.Madvise(advice="DONTNEED", **whole))
+                if draw(_NUMBER) >= 8:
+                    _put(walk, "continue", Raw(region, draw(_NUMBER), 15, 0))
             raises = {13: "guardinstall", 14: "poison", 15: "poison"}.get(draw(_NUMBER))
             if raises in allowed:  # as a guest has it whose memory was migrated with such a page
                 _put(walk, raises, Raw(region, draw(_NUMBER), 10 + draw(_NUMBER) // 3, 0))

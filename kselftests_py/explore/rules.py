@@ -79,8 +79,15 @@ def unregister(model: Model, step: s.Unregister) -> None:
     if any(page.owner not in (None, step.uffd) for page in pages):
         return refused(model, "EINVAL")  # U4
     _release(model, step.uffd, pages)
-    model.retry(list(model.waiting(step.uffd, step.region, step.first, step.count)))  # I1
+    _wake(model, step)  # I1
     return None
+
+
+_Ranged = s.Unregister | s.Resolve | s.Wake | s.Copy | s.Zeropage | s.Continue | s.Poison
+
+
+def _wake(model: Model, step: _Ranged, *, maybe: bool = False) -> None:
+    model.retry(list(model.waiting(step.uffd, step.region, step.first, step.count)), maybe=maybe)
 
 
 def _release(model: Model, uffd: int, pages: Iterable[Page]) -> None:
@@ -118,7 +125,7 @@ def resolve(model: Model, step: s.Resolve) -> None:
     for page in pages:  # P20: resolving populates nothing
         page.states = unmarked(page.states)
     if not step.dontwake:
-        model.retry(list(model.waiting(step.uffd, step.region, step.first, step.count)))  # P16
+        _wake(model, step)  # P16
 
 
 def set_mode(model: Model, step: s.SetMode) -> None:
@@ -133,7 +140,7 @@ def set_mode(model: Model, step: s.SetMode) -> None:
 
 def wake(model: Model, step: s.Wake) -> None:
     model.span(model.uffd(step.uffd).process, step.region, step.first, step.count)
-    model.retry(list(model.waiting(step.uffd, step.region, step.first, step.count)))  # P17
+    _wake(model, step)  # P17
 
 
 def close(model: Model, step: s.Close) -> None:
@@ -174,14 +181,22 @@ def punch_hole(model: Model, step: s.PunchHole) -> None:
     maybe_woken(model, step)
 
 
+def _one(model: Model, step: s.Copy | s.Zeropage | s.Continue | s.Poison) -> Page:
+    """The page that a filling ioctl is about."""
+    page, *more = model.mapped(model.uffd(step.uffd).process, step.region, step.first, step.count)
+    if more or page.owner != step.uffd or page.prot != "rw":
+        raise Unmodelled("filling several pages, or what is not registered here")
+    return page
+
+
 def _fill(model: Model, step: s.Copy | s.Zeropage, word: int, *, protect: bool, wakes: bool) -> None:
     """COPY and ZEROPAGE of one page, where it is known whether it is there.
 
     Of a guard page it is: but for its own advice nothing removes it. Whether poison is replaced no document says.
     """
-    (page,) = model.mapped(model.uffd(step.uffd).process, step.region, step.first, step.count)
-    if page.owner != step.uffd or page.prot != "rw" or page.kind.startswith("hugetlb"):
-        raise Unmodelled("filling what is not registered here")
+    page = _one(model, step)
+    if page.kind.startswith("hugetlb"):
+        raise Unmodelled("filling hugetlb memory")
     if protect and page.mode != "wp":
         return refused(model, "EINVAL")  # X1
     cached = model.files[page.file].cached if page.file else frozenset({one.entry != "absent" for one in page.states})
@@ -196,21 +211,19 @@ def _fill(model: Model, step: s.Copy | s.Zeropage, word: int, *, protect: bool, 
     if page.file:
         model.files[page.file].cached = frozenset({True})
     if wakes:
-        model.retry(list(model.waiting(step.uffd, step.region, step.first, step.count)))
+        _wake(model, step)
     return None
 
 
 def copy_(model: Model, step: s.Copy) -> None:
-    if step.count != 1:
-        raise Unmodelled("filling several pages")
     _fill(model, step, step.value + step.first, protect=step.protect, wakes=not step.dontwake)
 
 
 def continue_(model: Model, step: s.Continue) -> None:
     """UFFDIO_CONTINUE(2const): maps the page that the file has."""
-    (page,) = model.mapped(model.uffd(step.uffd).process, step.region, step.first, 1) if step.count == 1 else (None,)
-    if page is None or page.file is None or page.owner != step.uffd or not page.minor or page.prot != "rw":
-        raise Unmodelled("continuing several pages, or where no minor faults are told of")
+    page = _one(model, step)
+    if page.file is None or not page.minor:
+        raise Unmodelled("continuing where no minor faults are told of")
     if step.protect and page.mode != "wp":
         return refused(model, "EINVAL")  # X2
     cached = model.files[page.file].cached
@@ -226,28 +239,24 @@ def continue_(model: Model, step: s.Continue) -> None:
     # X4; without MODE_WP userfaultfd.rst does not say whether the protection of a hole outlives it
     page.states = frozenset(State("present", marked) for marked in ({True} if step.protect else armed | {False}))
     if not step.dontwake:
-        model.retry(list(model.waiting(step.uffd, step.region, step.first, 1)))
+        _wake(model, step)
     return None
 
 
 def zeropage(model: Model, step: s.Zeropage) -> None:
-    if step.count != 1:
-        raise Unmodelled("filling several pages")
     _fill(model, step, 0, protect=False, wakes=True)
 
 
 def poison(model: Model, step: s.Poison) -> None:
     """UFFDIO_POISON(2const), of one page: EEXIST if it is mapped; it does not say whether a hole with a marker is."""
-    (page,) = model.mapped(model.uffd(step.uffd).process, step.region, step.first, 1) if step.count == 1 else (None,)
-    if page is None or page.owner != step.uffd or page.prot != "rw":
-        raise Unmodelled("poisoning several pages, or what is not registered here")
+    page = _one(model, step)
     if not any(one.entry in ("absent", "poison") for one in page.states):
         return refused(model, "EEXIST")
     sure = page.states == {HOLE}
     if not sure:
         model.expected.errno = frozenset({"0", "EEXIST"})
     page.states = frozenset({State("poison", False)} | (set() if sure else page.states))
-    model.retry(list(model.waiting(step.uffd, step.region, step.first, 1)), maybe=not sure)
+    _wake(model, step, maybe=not sure)
     return None
 
 
