@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 from explore_walk import explorer_here
 
+from kselftests_py.explore import advice, rules
+from kselftests_py.explore import explorer as explorer_module
 from kselftests_py.explore import steps as s
 from kselftests_py.explore.explorer import Explorer
 
@@ -47,3 +50,26 @@ def test_same_seed_same_sequences(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     assert runs[0] == runs[1] != runs[2]
     assert len(runs[0]) == 130
     assert sum(len(one.steps) for one in runs[0]) > 130 * 14
+
+
+@pytest.mark.parametrize(
+    ("table", "operation", "mutation"),
+    [
+        (advice._ADVICES, "GUARD_INSTALL", advice._ADVICES["DONTNEED"]),
+        (rules.RULES, s.Poison, lambda model, step: None),
+    ],
+    ids=["guard that is a hole", "poison that is a hole"],
+)
+def test_model_that_errs_is_contradicted(
+    table: dict[Any, Any], operation: Any, mutation: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What the model has of guards and poison is looked at: with a rule that is wrong the kernel contradicts it."""
+    monkeypatch.setitem(table, operation, mutation)
+    monkeypatch.setattr(explorer_module, "SHRINK_S", 4.0)
+    with explorer_here(tmp_path, seed=2) as (explorer, found):
+        if not (explorer._offer.guard and explorer._offer.poison):
+            pytest.skip("this kernel has no guard pages of shared memory, or no poison")
+        explorer.explore(LONG, most=500, fail_fast=True)
+    (one,) = [each for each in found if each.confirmed]
+    steps = one.sequence.steps
+    assert any(getattr(step, "advice", type(step)) == operation for step in steps)
