@@ -27,7 +27,7 @@ def test_running_kernel_shows_nothing_that_is_not_known(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     ("control", "checks", "needed"),
-    [("lose_wake", {"state"}, 7), ("corrupt", {"contents", "value", "marked"}, 4)],
+    [("lose_wake", {"state", "messages"}, 7), ("corrupt", {"contents", "value", "marked"}, 4)],
 )
 def test_lie_is_found_and_shrunk(control: str, checks: set[str], needed: int, tmp_path: Path) -> None:
     """The proof that it can find something. *needed*: the steps that no sequence can show this lie without."""
