@@ -79,9 +79,7 @@ class Raw:
 
 
 def near(walk: Walk, raw: Raw, fits: Callable[[Place, Page], bool], often: int = 10) -> dict[str, int] | None:
-    """One page of those that fit, as a range; None: there is none, or *raw* is not for it (so that others come too):
-    it is *often* times of 16.
-    """
+    """One page of those that fit, as a range; None: there is none, or *raw* wants none: it does *often* times of 16."""
     if raw.c < 16 - often:
         return None
     found = [
@@ -328,23 +326,17 @@ OPERATIONS: dict[str, tuple[int, _Read]] = {
 
 def chosen(offer: Offer) -> list[str]:
     """The names of the operations to draw from, each as often as its weight says."""
-    left_out = {
-        name
-        for name, there in (
-            ("setmode", "rwp" in offer.modes),
-            ("swapcycle", offer.swap),
-            ("move", offer.move),
-            ("collapse", offer.thp),
-            ("continue", bool(offer.minor)),
-            ("poison", offer.poison),
-            ("guardinstall", offer.guard),
-            ("guardremove", offer.guard),
-            ("mergeable", offer.ksm),
-            ("unmergeable", offer.ksm),
-        )
-        if not there
+    can = {
+        "setmode": "rwp" in offer.modes,
+        "swapcycle": offer.swap,
+        "move": offer.move,
+        "collapse": offer.thp,
+        "continue": bool(offer.minor),
+        "poison": offer.poison,
     }
-    return [name for name, (weight, _) in OPERATIONS.items() if name not in left_out for _ in range(weight)]
+    can |= dict.fromkeys(("guardinstall", "guardremove"), offer.guard)
+    can |= dict.fromkeys(("mergeable", "unmergeable"), offer.ksm)
+    return [name for name, (weight, _) in OPERATIONS.items() if can.get(name, True) for _ in range(weight)]
 
 
 @st.composite
