@@ -101,6 +101,8 @@ __attribute__((noinline, no_sanitize("address", "undefined"))) static uint64_t p
 		return syscall(SYS_mlock, page_of(addr), PAGE) ? /* a sanitizer makes a no-op of mlock() */ (uint64_t)errno : 0;
 	case KST_HWPOISON: /* the kernel tells the thread by SIGBUS */
 		return madvise(page_of(addr), PAGE, MADV_HWPOISON) ? (uint64_t)errno : 0;
+	case KST_GUARD:
+		return madvise(page_of(addr), PAGE, MADV_GUARD_INSTALL) ? (uint64_t)errno : 0;
 	}
 	return 0;
 }
@@ -264,6 +266,7 @@ static bool how_arg(const json_t *args, enum kst_how *how, json_t **reply)
 {
 	static const char *const names[] = {
 		"read", "write", "rmw", "exec", "fork", "populate_read", "populate_write", "mlock", "hwpoison",
+		"guard_install",
 	};
 	const char *name;
 

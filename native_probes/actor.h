@@ -8,7 +8,7 @@
 
 #include "subject.h"
 
-enum kst_how { KST_READ, KST_WRITE, KST_RMW, KST_EXEC, KST_FORK, KST_POPULATE_READ, KST_POPULATE_WRITE, KST_MLOCK, KST_HWPOISON };
+enum kst_how { KST_READ, KST_WRITE, KST_RMW, KST_EXEC, KST_FORK, KST_POPULATE_READ, KST_POPULATE_WRITE, KST_MLOCK, KST_HWPOISON, KST_GUARD };
 
 /* Some accesses, all of one kind, made in order by one actor. */
 struct kst_ticket {

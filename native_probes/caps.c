@@ -152,6 +152,17 @@ static struct page_tables try_pagemap(void)
 	return can;
 }
 
+/* Guard pages in shared memory, which have come after those in anonymous memory. */
+static bool can_guard(void)
+{
+	void *memory = map_shmem();
+	bool can = memory != MAP_FAILED && !madvise(memory, 4096, MADV_GUARD_INSTALL);
+
+	if (memory != MAP_FAILED)
+		munmap(memory, HUGE);
+	return can;
+}
+
 /* The first line of a small file, without newline; empty when there is none. */
 static const char *first_line(const char *path, char *buffer, size_t size)
 {
@@ -189,10 +200,11 @@ static bool switched_on(const char *path)
 /* What the matrix of operations needs beside. */
 static json_t *more_caps(void)
 {
-	return json_pack("{s:b, s:b, s:b, s:b, s:b, s:b, s:o}", "guest", says("/proc/cmdline", "kst=functional"), "mthp",
+	return json_pack("{s:b, s:b, s:b, s:b, s:b, s:b, s:b, s:o}", "guest", says("/proc/cmdline", "kst=functional"), "mthp",
 			 switched_on(THP "hugepages-64kB/enabled"), "shmem_thp", switched_on(THP "shmem_enabled"),
 			 "hwpoison", there("/proc/sys/vm/memory_failure_recovery"), "page_flags",
-			 access("/proc/kpageflags", R_OK) == 0, "io_uring", kst_can_pin(), "knobs", kst_knobs());
+			 access("/proc/kpageflags", R_OK) == 0, "io_uring", kst_can_pin(), "guard", can_guard(),
+			 "knobs", kst_knobs());
 }
 
 json_t *kst_caps(void)

@@ -142,3 +142,34 @@ def test_minor_faults_of_anonymous_memory_and_of_what_may_be_on_swap() -> None:
     walk = minor_walk()
     walk.do(s.Madvise(advice="PAGEOUT", region=0, first=0, count=2))
     assert walk.access("read") == {"done", "blocked"}
+
+
+def test_advice_to_ksm_changes_nothing_where_it_does_not_run() -> None:
+    """But makes a mapping of its own, which is not moved together with its neighbours."""
+    walk = Walk()
+    walk.do(s.Map(kind="anon", pages=2))
+    walk.protect()
+    assert (advise(walk, "MERGEABLE", 1), walk.marked(), walk.page().words) == ({"0"}, [YES, NO], {10})
+    with pytest.raises(Unmodelled):
+        walk.do(s.Mremap(region=0, first=0, count=2, to=1, to_first=0))
+    assert advise(walk, "UNMERGEABLE") == {"0"}
+    walk.do(s.Mremap(region=0, first=0, count=2, to=1, to_first=0))
+
+
+def test_minor_faults_of_hugetlb() -> None:
+    """userfaultfd.rst: UFFD_FEATURE_MINOR_HUGETLBFS; of memory that other processes cannot have nothing is said."""
+    features = (*MINOR, "MINOR_HUGETLBFS")
+    walk = Walk("hugetlb", features=features)
+    whole = {"region": 0, "first": 0, "count": 2}
+    walk.do(s.Unregister(uffd=0, **whole))
+    walk.do(s.Madvise(advice="DONTNEED", **whole))
+    walk.do(s.Register(uffd=0, mode=("rwp", "minor"), **whole))
+    assert walk.access("read") == {"blocked"}
+    assert {one.message for one in walk.model.expected.accesses[0]} == {"minor 0:0"}
+    assert walk.do(s.Continue(uffd=0, region=0, first=0, count=1)).outcomes(0) == {"done"}
+    assert walk.model.accessed(walk.page()) == YES  # X4
+    for kind, some in (("hugetlb", MINOR), ("hugetlb_private", features)):
+        walk = Walk(kind, features=some)
+        walk.do(s.Unregister(uffd=0, **whole))
+        with pytest.raises(Unmodelled):
+            walk.do(s.Register(uffd=0, mode=("minor",), **whole))

@@ -82,6 +82,14 @@ COWED = protected(
 )
 CHILD = s.Sequence(steps=COWED.steps[:-1])
 
+GUARDED = protected(s.Madvise(region=0, first=1, count=1, advice="GUARD_INSTALL"), *READ)
+POISONED = protected(
+    s.Madvise(region=0, first=1, count=1, advice="DONTNEED"),
+    s.Poison(uffd=0, region=0, first=1, count=1),
+    *READ,
+    features=(*WP, "POISON"),
+)
+
 CASES = {
     "errno": case(
         protected(
@@ -177,6 +185,21 @@ CASES = {
     "marked in the child": case(
         FORKED, "marked", "yes", "no", "page 1 of region 0 of process 1 is expected not", what=0, page=1, process=1
     ),
+    "guard": case(GUARDED, "state", "SIGSEGV", "done", "expected to complete; seen: SIGSEGV", what=0),
+    "contents of a guard": case(
+        GUARDED, "contents", "SIGSEGV", "101", "is expected to hold 101; seen: SIGSEGV", step=8, what=0, page=1
+    ),
+    "poison": case(POISONED, "state", "SIGBUS", "SIGSEGV", "expected to raise SIGSEGV; seen: SIGBUS", what=0),
+    "contents that are no signal": case(
+        POISONED,
+        "contents",
+        "102",
+        "SIGBUS",
+        "is expected to raise SIGBUS when read; seen: done",
+        step=9,
+        what=0,
+        page=2,
+    ),
     "populating": case(
         s.Sequence(steps=(*protected().steps, s.Populate(region=0, first=0, count=2, value=1))),
         "state",
@@ -255,6 +278,7 @@ ALL = s.Sequence(
         s.Continue(uffd=0, region=2, first=0, count=2, protect=True, dontwake=True),
         s.Continue(uffd=0, region=2, first=0, count=1),
         s.Zeropage(uffd=0, region=1, first=0, count=2),
+        s.Poison(uffd=0, region=1, first=0, count=1),
         s.Move(uffd=0, region=0, first=1, count=1, to=6, to_first=0),
         s.Fork(event=0),
         s.Fork(),

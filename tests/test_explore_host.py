@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 from explore_walk import explorer_here
 
+from kselftests_py.explore import advice, rules
+from kselftests_py.explore import explorer as explorer_module
 from kselftests_py.explore import steps as s
 from kselftests_py.explore.explorer import Explorer
 
@@ -24,7 +27,7 @@ def test_running_kernel_shows_nothing_that_is_not_known(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     ("control", "checks", "needed"),
-    [("lose_wake", {"state"}, 7), ("corrupt", {"contents", "value", "marked"}, 4)],
+    [("lose_wake", {"state", "messages"}, 7), ("corrupt", {"contents", "value", "marked"}, 4)],
 )
 def test_lie_is_found_and_shrunk(control: str, checks: set[str], needed: int, tmp_path: Path) -> None:
     """The proof that it can find something. *needed*: the steps that no sequence can show this lie without."""
@@ -47,3 +50,26 @@ def test_same_seed_same_sequences(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     assert runs[0] == runs[1] != runs[2]
     assert len(runs[0]) == 130
     assert sum(len(one.steps) for one in runs[0]) > 130 * 14
+
+
+@pytest.mark.parametrize(
+    ("table", "operation", "mutation"),
+    [
+        (advice._ADVICES, "GUARD_INSTALL", advice._ADVICES["DONTNEED"]),
+        (rules.RULES, s.Poison, lambda model, step: None),
+    ],
+    ids=["guard that is a hole", "poison that is a hole"],
+)
+def test_model_that_errs_is_contradicted(
+    table: dict[Any, Any], operation: Any, mutation: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What the model has of guards and poison is looked at: with a rule that is wrong the kernel contradicts it."""
+    monkeypatch.setitem(table, operation, mutation)
+    monkeypatch.setattr(explorer_module, "SHRINK_S", 4.0)
+    with explorer_here(tmp_path, seed=2) as (explorer, found):
+        if not (explorer._offer.guard and explorer._offer.poison):
+            pytest.skip("this kernel has no guard pages of shared memory, or no poison")
+        explorer.explore(LONG, most=500, fail_fast=True)
+    (one,) = [each for each in found if each.confirmed]
+    steps = one.sequence.steps
+    assert any(getattr(step, "advice", type(step)) == operation for step in steps)

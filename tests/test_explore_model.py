@@ -173,6 +173,23 @@ def test_fork_with_the_event_copies_the_protection() -> None:
     assert walk.marked() == [YES, NO]
 
 
+def test_two_children_are_apart_from_each_other_and_from_their_parent() -> None:
+    """K1, K2, I6: the second fork tells of what the parent has registered, not of what the first child has."""
+    walk = Walk(features=("RWP", "EVENT_FORK"))
+    walk.protect()
+    walk.do(s.Fork(event=0))
+    walk.do(s.Unregister(uffd=0, region=0, first=0, count=2))
+    walk.do(s.Fork())
+    for process in (1, 2):
+        walk.do(s.Thread(process=process))
+    assert [walk.marked(process) for process in range(3)] == [[NO, NO], [YES, NO], [NO, NO]]
+    assert (walk.access("write", actor=2, value=5), walk.access("write", actor=3, value=6)) == ({"blocked"}, {"done"})
+    assert [walk.page(0, process).words for process in range(3)] == [{10}, {10}, {6}]
+    walk.do(s.Exit(process=2))
+    with pytest.raises(Unmodelled):
+        walk.do(s.Fork())
+
+
 def test_dropped_page_loses_its_marker_and_may_leave_who_waits() -> None:
     """D1, and the exception of I1."""
     walk = Walk()
@@ -289,7 +306,7 @@ def test_filling_installs_unarmed_pages_once() -> None:
         s.Thread(process=2),
         s.Exit(process=1),
         s.Fork(event=7),
-        s.Madvise(advice="MERGEABLE", region=0, first=0, count=1),
+        s.Madvise(advice="HUGEPAGE", region=0, first=0, count=1),
         s.Move(uffd=0, region=0, first=0, count=2, to=0, to_first=1),
         s.Map(kind="shmem", pages=512, thp=True),
     ],

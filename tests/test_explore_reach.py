@@ -23,7 +23,10 @@ ALL = Offer(
     swap=True,
     thp=True,
     move=True,
-    minor=True,
+    poison=True,
+    guard=True,
+    ksm=True,
+    minor=("shmem", "hugetlb"),
     categories=(scan.Page.ACCESSED, scan.Page.WRITTEN),
 )
 COUNT = 500
@@ -54,6 +57,37 @@ def test_every_operation_comes_about(tried: list[s.Sequence]) -> None:
         for step in sequence.steps
     )
     assert {name: seen[name] for name in OPERATIONS if name != "nothing" and not seen[name]} == {}
+
+
+def meets(sequence: s.Sequence) -> Counter[str]:
+    """What its accesses and looks come upon, of what raises signals and of two children."""
+    model, found = Model(), Counter[str]()
+    for step in sequence.steps:
+        expected = model.apply(step)
+        for branches in expected.accesses.values():
+            found |= {f"{branch.state.entry} accessed": 1 for branch in branches}
+        if isinstance(step, s.Protect) and step.ioctl == "rwprotect" and expected.errno == {"0"}:
+            pages = model.span(model.uffds[step.uffd].process, step.region, step.first, step.count)
+            entries = {one.entry for page in pages for one in page.states}
+            found |= {f"{entry} in a range that is protected": 1 for entry in entries}
+        if isinstance(step, s.Fork):
+            found |= {f"{one.entry} forked": 1 for page in model.pages.values() for one in page.states}
+            found["second fork"] += len(model.alive) > 2
+            found["second fork that tells"] += len(model.alive) > 2 and step.event is not None
+        if isinstance(step, s.Continue) and expected.errno == {"0"}:
+            found["continued"] += 1
+        model.settle(None)
+    return found
+
+
+def test_what_raises_signals_is_met(tried: list[s.Sequence]) -> None:
+    """A guard or a poisoned page that nobody accesses, protects, or forks shows nothing."""
+    found = Counter[str]()
+    for sequence in tried:
+        found.update(name for name, times in meets(sequence).items() if times)
+    wanted = [f"{entry} {how}" for entry in ("guard", "poison") for how in ("accessed", "in a range that is protected")]
+    wanted += ["guard forked", "poison forked", "second fork", "second fork that tells", "continued"]
+    assert {name: found[name] for name in wanted if found[name] < 2} == {}
 
 
 def shows_broken_cow(sequence: s.Sequence) -> bool:

@@ -6,30 +6,31 @@ from collections.abc import Callable
 
 from kselftests_py.explore import steps as s
 from kselftests_py.explore.layout import drop, refused
-from kselftests_py.explore.model import Model, Page, State, Unmodelled, inside
+from kselftests_py.explore.model import HOLE, Model, Page, State, Unmodelled, inside
 
 _Rule = Callable[[Model, s.Madvise, list[Page]], None]
-_HUGETLB = ("DONTNEED", "POPULATE_READ", "POPULATE_WRITE")
+_HUGETLB = ("DONTNEED", "POPULATE_READ", "POPULATE_WRITE", "GUARD_INSTALL", "GUARD_REMOVE")
 """The advices on hugetlb memory that the model has an opinion on."""
 
 
-def touch(model: Model, process: int, step: s.Populate | s.Madvise, how: s.How) -> None:
-    """An access to each page, by a thread that nothing may block."""
-    accesses = [
-        s.Access(actor=0, how=how, region=step.region, page=number)
-        for number in range(step.first, step.first + step.count)
-    ]
+def touch(model: Model, process: int, step: s.Populate | s.Madvise, how: s.How, *, sure: bool = True) -> None:
+    """An access to each page but those of SIGNALS, by a thread that nothing may block; not *sure*: or to none."""
     model.mapped(process, step.region, step.first, step.count)
-    for access in accesses:
-        if {branch.outcome for branch in model.branches(process, access)} != {"done"}:
+    found = {}
+    for number in range(step.first, step.first + step.count):
+        access = s.Access(actor=0, how=how, region=step.region, page=number)
+        found[access] = [one for one in model.branches(process, access) if not one.state.raises]
+        if any(branch.outcome != "done" for branch in found[access]):
             raise Unmodelled("populating what may trap")
-    for access in accesses:
+    for access, branches in found.items():
         place = (process, step.region, access.page)
         page = model.pages[place]
-        page.states = frozenset(branch.state for branch in model.branches(process, access))
-        if page.huge:
+        stay = {one for one in page.states if not sure or one.raises}
+        page.states = frozenset(stay | {branch.state for branch in branches})
+        if page.huge and branches:
             model.spread(place, access)
-        model.present(page, access, sure=True)
+        if branches:
+            model.present(page, access, sure=sure)
 
 
 def madvise(model: Model, step: s.Madvise) -> None:
@@ -72,12 +73,18 @@ def _nothing(model: Model, step: s.Madvise, pages: list[Page]) -> None:
     """Advice that shows in nothing that is looked at."""
 
 
-def _populate_read(model: Model, step: s.Madvise, pages: list[Page]) -> None:
-    touch(model, step.process, step, "read")
+def _populate(how: s.How) -> _Rule:
+    """I3: whoever makes the access. It fails at what raises a signal; "some page tables might have been populated"."""
 
+    def rule(model: Model, step: s.Madvise, pages: list[Page]) -> None:
+        if any(page.prot == "none" or (how == "write" and page.prot == "r") for page in pages):
+            raise Unmodelled("populating what cannot be accessed")
+        signals = [{bool(one.raises) for one in page.states} for page in pages]
+        touch(model, step.process, step, how, sure=all(one == {False} for one in signals))
+        if any(True in one for one in signals):
+            model.expected.errno = frozenset({"EFAULT", "EHWPOISON"} | ({"0"} if {True} not in signals else set()))
 
-def _populate_write(model: Model, step: s.Madvise, pages: list[Page]) -> None:
-    touch(model, step.process, step, "write")
+    return rule
 
 
 def _free(model: Model, step: s.Madvise, pages: list[Page]) -> None:
@@ -91,8 +98,8 @@ def _free(model: Model, step: s.Madvise, pages: list[Page]) -> None:
     return None
 
 
-def _on_fork(what: str, *, on: bool) -> _Rule:
-    """What becomes of the memory in a child that is forked later: see ``layout.fork``."""
+def _advised(what: str, *, on: bool) -> _Rule:
+    """What becomes of the memory later: in a child (see ``layout.fork``), or by KSM, which does not run here."""
 
     def rule(model: Model, step: s.Madvise, pages: list[Page]) -> None:
         if what == "wiped" and any(page.kind != "anon" for page in pages):
@@ -100,7 +107,7 @@ def _on_fork(what: str, *, on: bool) -> _Rule:
                 raise Unmodelled("MADV_KEEPONFORK of what cannot be wiped")
             return refused(model, "EINVAL")  # "only to private anonymous pages"
         for page in pages:
-            page.on_fork = page.on_fork | {what} if on else page.on_fork - {what}
+            page.advised = page.advised | {what} if on else page.advised - {what}
         return None
 
     return rule
@@ -115,20 +122,45 @@ def _collapse(model: Model, step: s.Madvise, pages: list[Page]) -> None:
         raise Unmodelled("collapsing what may not be huge, or what is told of when it comes")
     model.expected.errno = frozenset({"0", "EAGAIN", "EBUSY", "EINVAL", "ENOMEM"})
     for page in pages:
-        page.states |= {State("present", one.marked) for one in page.states}
+        page.states |= {State("present", one.marked) for one in page.states if not one.raises}
+
+
+def _guard(model: Model, step: s.Madvise, pages: list[Page]) -> None:
+    """ "If the region maps memory pages those mappings will be replaced"; not hugetlb."""
+    if pages[0].kind.startswith("hugetlb"):
+        return refused(model, "EINVAL")
+    for page in pages:
+        page.states, page.lazy = frozenset({State("guard", False)}), False
+        page.words = frozenset({0})
+    maybe_woken(model, step)
+    return None
+
+
+def _unguard(model: Model, step: s.Madvise, pages: list[Page]) -> None:
+    """Guards "act as empty regions of the containing mapping" then; all else is "left in place"."""
+    if pages[0].kind.startswith("hugetlb"):
+        return refused(model, "EINVAL")
+    for page in pages:
+        page.states = frozenset(HOLE if one.entry == "guard" else one for one in page.states)
+    maybe_woken(model, step)
+    return None
 
 
 _ADVICES: dict[str, _Rule] = {
     "DONTNEED": _dontneed,
     "PAGEOUT": _pageout,
     "FREE": _free,
-    "DONTFORK": _on_fork("left out", on=True),
-    "DOFORK": _on_fork("left out", on=False),
-    "WIPEONFORK": _on_fork("wiped", on=True),
-    "KEEPONFORK": _on_fork("wiped", on=False),
+    "DONTFORK": _advised("left out", on=True),
+    "DOFORK": _advised("left out", on=False),
+    "WIPEONFORK": _advised("wiped", on=True),
+    "KEEPONFORK": _advised("wiped", on=False),
+    "MERGEABLE": _advised("mergeable", on=True),
+    "UNMERGEABLE": _advised("mergeable", on=False),
     "COLLAPSE": _collapse,
     "COLD": _nothing,
     "WILLNEED": _nothing,
-    "POPULATE_READ": _populate_read,  # I3: whoever makes the access
-    "POPULATE_WRITE": _populate_write,
+    "POPULATE_READ": _populate("read"),
+    "POPULATE_WRITE": _populate("write"),
+    "GUARD_INSTALL": _guard,
+    "GUARD_REMOVE": _unguard,
 }

@@ -50,11 +50,15 @@ class Objects:
         hows |= {"r"} if reader is not None else set()
         threads = tuple(step.process for step in steps if isinstance(step, s.Thread))
         features = {name for step in steps if isinstance(step, s.Open) for name in step.features}
+        kinds = [step.kind for step in steps if isinstance(step, s.Map)]
         for step in steps:
             if isinstance(step, s.Register):
                 features |= {"PAGEFAULT_FLAG_WP"} if "wp" in step.mode else set()
                 features |= {"RWP"} if "rwp" in step.mode else set()
-                features |= {"MINOR_SHMEM"} if "minor" in step.mode else set()
+                minor: s.Feature = "MINOR_HUGETLBFS" if kinds[step.region] in _HUGETLB else "MINOR_SHMEM"
+                features |= {minor} if "minor" in step.mode else set()
+            elif isinstance(step, s.Poison):
+                features.add("POISON")
             elif isinstance(step, s.Move):
                 features.add("MOVE")
             elif isinstance(step, s.SetMode):
@@ -288,8 +292,8 @@ class Code:
             case s.Resolve():
                 struct, name = "uffdio_writeprotect", step.ioctl.upper()
                 mode = "UFFDIO_WRITEPROTECT_MODE_DONTWAKE" if step.dontwake else ""
-            case s.Zeropage():
-                struct = "uffdio_zeropage"
+            case s.Zeropage() | s.Poison():
+                struct = f"uffdio_{name.lower()}"
             case s.Continue():
                 struct, mode = "uffdio_continue", _fill_mode(step)
         value = span if struct == "uffdio_range" else f"{{.range = {span}{f', .mode = {mode}' if mode else ''}}}"

@@ -7,7 +7,6 @@ It makes the probe's system calls in the probe's order (native_probes/), and say
 
 from __future__ import annotations
 
-import errno
 import re
 import textwrap
 from collections.abc import Iterable
@@ -21,8 +20,9 @@ from kselftests_py.explore import steps as s
 from kselftests_py.explore.before import checks_before
 from kselftests_py.explore.code import LINE, Code, Objects
 from kselftests_py.explore.judge import readable
-from kselftests_py.explore.model import Unmodelled
+from kselftests_py.explore.model import SIGNALS, Unmodelled
 from kselftests_py.explore.words import call_name, expectation, in_words, steps_in_words
+from kselftests_py.lab.errors import ERRNOS
 from kselftests_py.reports.text import one_line
 
 BOUND_S = 60
@@ -43,9 +43,11 @@ _FILES = ("uapi", "memory", "threads", "checks")
 
 # Younger than the headers that may be there. Source: include/uapi of Linux.
 _CONSTANTS = (
+    ("UFFD_FEATURE_MINOR_HUGETLBFS", "(1 << 9)"),
     ("UFFD_FEATURE_MINOR_SHMEM", "(1 << 10)"),
     ("UFFD_FEATURE_WP_HUGETLBFS_SHMEM", "(1 << 12)"),
     ("UFFD_FEATURE_WP_UNPOPULATED", "(1 << 13)"),
+    ("UFFD_FEATURE_POISON", "(1 << 14)"),
     ("UFFD_FEATURE_WP_ASYNC", "(1 << 15)"),
     ("UFFD_FEATURE_MOVE", "(1 << 16)"),
     ("UFFD_FEATURE_RWP", "(1 << 17)"),
@@ -59,6 +61,8 @@ _CONSTANTS = (
     ("MADV_POPULATE_READ", "22"),
     ("MADV_POPULATE_WRITE", "23"),
     ("MADV_COLLAPSE", "25"),
+    ("MADV_GUARD_INSTALL", "102"),
+    ("MADV_GUARD_REMOVE", "103"),
 )
 
 
@@ -155,7 +159,7 @@ def _quit(status: int, text: str, seen: str, argument: str = "") -> str:
 
 def _number(name: str) -> str:
     """An errno's name, or 0, as C has it."""
-    if name != "0" and name not in errno.errorcode.values():
+    if name != "0" and name not in ERRNOS:
         raise ValueError(f"{one_line(name)} is no name of an errno")
     return name
 
@@ -210,8 +214,10 @@ def _claim(code: Code, sequence: s.Sequence, claim: s.Claim) -> list[str]:
             ]
         case "contents":
             lines, actor = code.read(claim.process, claim.what, _page(claim))
-            done = _check_state(1, actor, ("done",), f"{text}; the read is expected to complete")
-            return [*lines, *done, *_check_word(actor, claim.expected, text)]
+            signals = [name for name in claim.expected if name in SIGNALS.values()]
+            words = [word for word in claim.expected if word not in signals]
+            lines += _check_state(1, actor, [*signals, *(["done"] if words or not signals else [])], text)
+            return [*lines, *(_check_word(actor, words, text, unless=signals) if words or not signals else [])]
         case _:
             return _check_page(code, claim, text)
 
@@ -230,10 +236,12 @@ def _check_page(code: Code, claim: s.Claim, text: str) -> list[str]:
     return [f"if ({wanted}{call})", _quit(1, text, seen)]
 
 
-def _check_word(actor: str, allowed: Many[str], text: str) -> list[str]:
+def _check_word(actor: str, allowed: Many[str], text: str, unless: Many[str] = ()) -> list[str]:
+    """*unless*: the access has raised one of these signals, which is as good."""
     if not all(re.fullmatch(r"\d{1,19}", word) for word in allowed):
         raise ValueError(f"not a word in decimal: {one_line(' '.join(allowed))}")
     differs = " && ".join(f"{actor}.value != {word}" for word in allowed) or "1"
+    differs += f' && !strcmp({actor}.state, "done")' if unless else ""
     return [f"if ({differs})", _quit(1, text, "%llu", f"(unsigned long long){actor}.value")]
 
 
@@ -264,7 +272,9 @@ def _may_signal(sequence: s.Sequence, claim: s.Claim) -> bool:
     """Whether an access may raise a signal, so that the program must survive it."""
     told = any(text.startswith("SIG") for text in (*claim.expected, claim.seen))
     return told or any(
-        isinstance(step, s.Munmap | s.Mremap) or (isinstance(step, s.Mprotect | s.Map) and step.prot != "rw")
+        isinstance(step, s.Munmap | s.Mremap | s.Poison)
+        or (isinstance(step, s.Mprotect | s.Map) and step.prot != "rw")
+        or (isinstance(step, s.Madvise) and step.advice == "GUARD_INSTALL")
         for step in sequence.steps[: claim.step]
     )
 

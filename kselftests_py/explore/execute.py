@@ -49,6 +49,10 @@ class Entry:
         return bool(self.bits >> 63 & 1)
 
     @property
+    def guard(self) -> bool:
+        return bool(self.bits >> 58 & 1)
+
+    @property
     def swapped(self) -> bool:
         return bool(self.bits >> 62 & 1)
 
@@ -104,14 +108,15 @@ def run(
     categories: tuple[Page, ...],
     control: str | None,
     single: bool = False,
+    one_cpu: bool = False,
 ) -> Observed:
     """Run *sequence* in a fresh process of the probe; *readable* are the pages whose contents are read at the end.
 
     *categories*: those of ACCESSED and WRITTEN that the kernel knows (``categories_of``). *control*: the probe lies in
-    that way (docs/probe-protocol.md).
+    that way (docs/probe-protocol.md). *one_cpu*: the process and its threads run on one CPU.
     :raises MachineLost: the kernel is gone, or the machine.
     """
-    runner = Runner(lab, sequence, categories, control=control, single=single)
+    runner = Runner(lab, sequence, categories, control=control, single=single, one_cpu=one_cpu)
     try:
         runner.all_steps()
         runner.final(readable)
@@ -139,11 +144,18 @@ class Runner:
     """One run of one sequence."""
 
     def __init__(
-        self, lab: Lab, sequence: s.Sequence, categories: tuple[Page, ...], *, control: str | None, single: bool
+        self,
+        lab: Lab,
+        sequence: s.Sequence,
+        categories: tuple[Page, ...],
+        *,
+        control: str | None,
+        single: bool,
+        one_cpu: bool,
     ) -> None:
         self.lab, self._sequence, self._single, self._categories = lab, sequence, single, categories
         self.observed = Observed([Seen() for _ in range(len(sequence.steps) + 1)])
-        self.subjects: list[Subject | None] = [lab.new_subject()]
+        self.subjects: list[Subject | None] = [lab.new_subject(one_cpu=one_cpu)]
         self._queue: list[tuple[Op[Any], Sink]] = []
         self._process = 0
         self.regions: list[Region] = []

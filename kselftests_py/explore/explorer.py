@@ -21,6 +21,7 @@ from kselftests_py.explore import steps as s
 from kselftests_py.explore.generate import sequences
 from kselftests_py.explore.ground import Ground
 from kselftests_py.explore.judge import WHY, judge, readable
+from kselftests_py.explore.model import Model
 from kselftests_py.explore.offer import Offer
 from kselftests_py.explore.reduce import fewer, reduce
 from kselftests_py.machines.machine import Loss, MachineLost
@@ -111,6 +112,7 @@ class Explorer:
         self._most: int | None = None
         self._tries, self._handed = 0, False
         self._sure = False  # something was found, and seen again
+        self._passed: set[str] = set()  # findings that the sequence has met, and gone on
 
     def explore(self, seconds: float, most: int | None = None, *, fail_fast: bool = False) -> None:
         """Try sequences for *seconds*, or *most* of them, or with *fail_fast* until something is found for sure.
@@ -206,7 +208,9 @@ class Explorer:
             return True
         if self._over():
             raise _TimeUp
+        self._passed.clear()
         claim = self.attempt(sequence)
+        self.count.known.update(self._passed)
         self.count.sequences += 1
         self.count.operations += len(sequence.steps)
         now = time.monotonic()
@@ -243,21 +247,34 @@ class Explorer:
             return None
         return claim
 
-    def attempt(self, sequence: s.Sequence, *, single: bool = False) -> s.Claim | None:
-        """Run the sequence once; the first check that fails."""
+    def attempt(self, sequence: s.Sequence, *, single: bool = False, strict: bool = False) -> s.Claim | None:
+        """Run the sequence once; the first check that fails. *strict*: also of what is known and changes nothing."""
         places, categories = readable(sequence), self._offer.categories
         try:
             lab = self._ground.lab
-            observed = execute.run(lab, sequence, places, categories=categories, control=self._control, single=single)
+            observed = execute.run(
+                lab,
+                sequence,
+                places,
+                categories=categories,
+                control=self._control,
+                single=single,
+                one_cpu=self._ground.one_cpu,
+            )
             if observed.lost is not None and not single:
-                return self.attempt(sequence, single=True)
+                return self.attempt(sequence, single=True, strict=strict)
             splat = self._ground.splat()
         except MachineLost as lost:
             return self._machine_lost(sequence, lost)
         self._lost = 0
         if splat is not None:
             return self._crash(sequence, f"{splat.kind}: {splat.line}")
-        return judge(sequence, observed)
+        return judge(sequence, observed) if strict else judge(sequence, observed, self._passes)
+
+    def _passes(self, claim: s.Claim, after: Model) -> bool:
+        finding = known.passed(claim, after)
+        self._passed |= {finding.finding} if finding is not None else set()
+        return finding is not None
 
     def _machine_lost(self, sequence: s.Sequence, lost: MachineLost) -> s.Claim | None:
         self._ground.renew()

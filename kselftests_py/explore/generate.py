@@ -12,6 +12,7 @@ from typing import Literal
 
 from hypothesis import strategies as st
 
+from kselftests_py.explore import known
 from kselftests_py.explore import steps as s
 from kselftests_py.explore.layout import told_of_fork
 from kselftests_py.explore.model import HOLE, Model, Page, Place, Unmodelled
@@ -73,12 +74,13 @@ class Raw:
         return (self.d // 4) % len(walk.model.uffds) if walk.model.uffds else 0
 
     def process(self, walk: Walk) -> int:
-        return self.d % 2 if len(walk.model.alive) > 1 else 0
+        alive = [process for process, there in enumerate(walk.model.alive) if there]
+        return alive[self.d % len(alive)]
 
 
-def near(walk: Walk, raw: Raw, fits: Callable[[Place, Page], bool]) -> dict[str, int] | None:
-    """One page of those that fit, as a range; None: there is none, or *raw* is not for it (so that others come too)."""
-    if raw.c < 6:
+def near(walk: Walk, raw: Raw, fits: Callable[[Place, Page], bool], often: int = 10) -> dict[str, int] | None:
+    """One page of those that fit, as a range; None: there is none, or *raw* wants none: it does *often* times of 16."""
+    if raw.c < 16 - often:
         return None
     found = [
         (region, page)
@@ -109,6 +111,10 @@ def _cached_hole(place: Place, page: Page) -> bool:
     return page.minor and all(one.entry == "absent" for one in page.states)
 
 
+def _raises(place: Place, page: Page) -> bool:
+    return any(one.raises for one in page.states)
+
+
 def _movable(place: Place, page: Page) -> bool:
     return page.kind == "anon" and page.prot == "rw" and all(one.entry == "present" for one in page.states)
 
@@ -117,7 +123,7 @@ def _left_to_both(walk: Walk, process: int) -> Callable[[Place, Page], bool]:
     """Private pages of *process* that a fork left to another one too, and neither has written since (I6)."""
 
     def there(page: Page | None) -> bool:
-        return page is not None and any(one.entry != "absent" and not one.marked for one in page.states)
+        return page is not None and any(one.there and not one.marked for one in page.states)
 
     def fits(place: Place, page: Page) -> bool:
         if place[0] != process or page.file or not there(page):
@@ -152,20 +158,22 @@ def _access(walk: Walk, raw: Raw) -> s.Step | None:
         return place[0] == process and any(one.marked and one.entry != "absent" for one in page.states)
 
     forked = raw.a % 2 and len(walk.model.alive) > 1
-    at = near(walk, raw, _left_to_both(walk, process) if forked else protected) or raw.range(walk)
+    at = near(walk, raw, _left_to_both(walk, process) if forked else protected)
+    at = at or near(walk, raw, lambda place, page: place[0] == process and _raises(place, page), 12) or raw.range(walk)
     how = _HOWS[raw.c % 3]
     value = 0 if how == "read" else 100 + len(walk.steps)
     return s.Access(actor=actor, how=how, region=at["region"], page=at["first"], value=value)
 
 
-def _register(walk: Walk, raw: Raw) -> s.Step:
+def _register(walk: Walk, raw: Raw) -> s.Register:
     modes = walk.offer.modes
     mode: list[s.Mode] = [modes[raw.d % len(modes)]]
     at = raw.range(walk)
     if raw.c in (7, 11):
         mode.append("missing")
-    shared = walk.model.regions[at["region"]].kind == "shmem"
-    if walk.offer.minor and raw.c % 4 == 2 and (shared or raw.d == 13):
+    kind = walk.model.regions[at["region"]].kind
+    often = raw.c % 4 == 2 or (kind == "hugetlb" and raw.c % 2 == 0)
+    if walk.offer.minor and often and (kind in walk.offer.minor or raw.d == 13):
         mode.append("minor")
     return s.Register(uffd=raw.uffd(walk), mode=tuple(mode), **at)
 
@@ -191,6 +199,30 @@ def _madvise(advice: s.Advice) -> _Read:
     return lambda walk, raw: s.Madvise(process=raw.process(walk), advice=advice, **raw.range(walk))
 
 
+def _dontneed(walk: Walk, raw: Raw) -> s.Step:
+    """Where the file keeps its page, an access is a minor fault then."""
+    at = near(walk, raw, lambda place, page: page.minor and all(one.there for one in page.states), 5) or raw.range(walk)
+    return s.Madvise(process=raw.process(walk), advice="DONTNEED", **at)
+
+
+def _guard(walk: Walk, raw: Raw) -> s.Step | None:
+    """Two pages at most: behind a guard nothing happens any more. Not where it is F030, which costs a process."""
+    at = raw.range(walk)
+    at["count"] = min(at["count"], 1 + (raw.c % 8 == 7))
+    step = s.Madvise(process=raw.process(walk), advice="GUARD_INSTALL", **at)
+    return None if known.hangs(step, walk.model) else step
+
+
+def _unguard(walk: Walk, raw: Raw) -> s.Step:
+    at = near(walk, raw, _raises) or raw.range(walk)
+    return s.Madvise(process=raw.process(walk), advice="GUARD_REMOVE", **at)
+
+
+def _poison(walk: Walk, raw: Raw) -> s.Step | None:
+    at = near(walk, raw, _hole, 14) or (raw.range(walk) | {"count": 1} if raw.c % 4 == 1 else None)
+    return None if at is None else s.Poison(uffd=_owner(walk, raw, at)[0], **at)
+
+
 def _collapse(walk: Walk, raw: Raw) -> s.Step | None:
     huge = [(region, one.pages) for region, one in enumerate(walk.model.regions) if one.thp]
     if not huge:
@@ -206,9 +238,9 @@ def _copy(walk: Walk, raw: Raw) -> s.Step:
 
 
 def _continue(walk: Walk, raw: Raw) -> s.Step:
-    at = near(walk, raw, _cached_hole) or raw.range(walk) | {"count": 1}
+    at = near(walk, raw, _cached_hole, 14) or raw.range(walk) | {"count": 1}
     uffd, _ = _owner(walk, raw, at)
-    return s.Continue(uffd=uffd, protect=raw.c % 2 == 1, dontwake=raw.c % 8 == 4, **at)
+    return s.Continue(uffd=uffd, protect=raw.c % 4 == 1, dontwake=raw.c % 8 == 4, **at)
 
 
 def _zeropage(walk: Walk, raw: Raw) -> s.Step:
@@ -257,18 +289,23 @@ OPERATIONS: dict[str, tuple[int, _Read]] = {
     "register": (3, _register),
     "populate": (2, lambda walk, raw: s.Populate(value=300 + len(walk.steps), **raw.range(walk))),
     "mprotect": (4, _mprotect),
-    "dontneed": (2, _madvise("DONTNEED")),
+    "dontneed": (2, _dontneed),
     "pageout": (2, _madvise("PAGEOUT")),
     "free": (2, _madvise("FREE")),
     "dontfork": (1, _madvise("DONTFORK")),
     "dofork": (1, _madvise("DOFORK")),
     "wipeonfork": (1, _madvise("WIPEONFORK")),
     "keeponfork": (1, _madvise("KEEPONFORK")),
-    "collapse": (2, _collapse),
+    "collapse": (4, _collapse),
     "cold": (1, _madvise("COLD")),
     "willneed": (1, _madvise("WILLNEED")),
     "populateread": (1, _madvise("POPULATE_READ")),
     "populatewrite": (1, _madvise("POPULATE_WRITE")),
+    "guardinstall": (3, _guard),
+    "guardremove": (2, _unguard),
+    "poison": (3, _poison),
+    "mergeable": (1, _madvise("MERGEABLE")),
+    "unmergeable": (1, _madvise("UNMERGEABLE")),
     "punchhole": (2, lambda walk, raw: s.PunchHole(**raw.range(walk))),
     "fork": (4, _fork),
     "thread": (2, lambda walk, raw: s.Thread(process=raw.process(walk))),
@@ -278,35 +315,34 @@ OPERATIONS: dict[str, tuple[int, _Read]] = {
     "setmode": (3, lambda walk, raw: s.SetMode(uffd=raw.uffd(walk), asynchronous=raw.d % 2 == 1)),
     "copy": (2, _copy),
     "zeropage": (1, _zeropage),
-    "continue": (2, _continue),
+    "continue": (4, _continue),
     "mremap": (2, _mremap),
     "move": (2, _move),
     "munmap": (1, lambda walk, raw: s.Munmap(process=raw.process(walk), **raw.range(walk))),
     "swapcycle": (1, lambda walk, raw: s.SwapCycle()),
-    "exit": (1, lambda walk, raw: s.Exit(process=1)),
+    "exit": (1, lambda walk, raw: s.Exit(process=1 + raw.a % max(1, len(walk.model.alive) - 1))),
 }
 
 
 def chosen(offer: Offer) -> list[str]:
     """The names of the operations to draw from, each as often as its weight says."""
-    left_out = {
-        name
-        for name, there in (
-            ("setmode", "rwp" in offer.modes),
-            ("swapcycle", offer.swap),
-            ("move", offer.move),
-            ("collapse", offer.thp),
-            ("continue", offer.minor),
-        )
-        if not there
+    can = {
+        "setmode": "rwp" in offer.modes,
+        "swapcycle": offer.swap,
+        "move": offer.move,
+        "collapse": offer.thp,
+        "continue": bool(offer.minor),
+        "poison": offer.poison,
     }
-    return [name for name, (weight, _) in OPERATIONS.items() if name not in left_out for _ in range(weight)]
+    can |= dict.fromkeys(("guardinstall", "guardremove"), offer.guard)
+    can |= dict.fromkeys(("mergeable", "unmergeable"), offer.ksm)
+    return [name for name, (weight, _) in OPERATIONS.items() if can.get(name, True) for _ in range(weight)]
 
 
 @st.composite
 def sequences(draw: st.DrawFn, offer: Offer, length: int = LENGTH) -> s.Sequence:
     """Memory, a descriptor or two, threads; mostly something protected; and *length* operations drawn at random."""
-    walk = Walk(offer)
+    walk, allowed = Walk(offer), chosen(offer)
     often = [kind for kind in offer.kinds for _ in range(_OFTEN.get(kind, 1))]
     kinds = draw(st.lists(st.tuples(st.sampled_from(often), st.integers(1, 5)), min_size=1, max_size=2))
     if draw(_NUMBER) >= 8:  # mremap needs two of a kind
@@ -331,14 +367,22 @@ def sequences(draw: st.DrawFn, offer: Offer, length: int = LENGTH) -> s.Sequence
         whole = {"region": region, "first": 0, "count": mapped.pages}
         if draw(_NUMBER):
             share = draw(_NUMBER)
-            populated = whole if share >= 6 else whole | {"count": 1 + share % min(mapped.pages, 8)}
+            populated = whole if share >= 8 else whole | {"count": 1 + share % min(mapped.pages, 8)}
             walk.put(s.Populate(value=10 * (region + 1), **populated))
         if draw(_NUMBER):
-            walk.put(_register(walk, Raw(region, 0, 8 + draw(_NUMBER) // 2, draw(_NUMBER))))
+            registered = _register(walk, Raw(region, 0, 8 + draw(_NUMBER) // 2, draw(_NUMBER)))
+            walk.put(registered)
+            if "minor" in registered.mode and draw(_NUMBER) >= 4:  # what is there is in the file, not mapped
+                walk.put(s.Madvise(advice="DONTNEED", **whole))
+                if draw(_NUMBER) >= 8:
+                    _put(walk, "continue", Raw(region, draw(_NUMBER), 15, 0))
+            raises = {13: "guardinstall", 14: "poison", 15: "poison"}.get(draw(_NUMBER))
+            if raises in allowed:  # as a guest has it whose memory was migrated with such a page
+                _put(walk, raises, Raw(region, draw(_NUMBER), 10 + draw(_NUMBER) // 3, 0))
             if draw(_NUMBER) > 1:
                 first = draw(_NUMBER)
                 walk.put(_protect(walk, Raw(region, max(0, first - 8), 15 - draw(_NUMBER) * 2 // 3, 0)))
-    operation = st.tuples(st.sampled_from(chosen(offer)), _NUMBER, _NUMBER, _NUMBER, _NUMBER)
+    operation = st.tuples(st.sampled_from(allowed), _NUMBER, _NUMBER, _NUMBER, _NUMBER)
     for name, *numbers in draw(st.lists(operation, min_size=length, max_size=length)):
         _put(walk, name, Raw(*numbers))
     return s.Sequence(steps=tuple(walk.steps))

@@ -76,6 +76,14 @@ class Ground:
         assert lab is not None
         return lab
 
+    @property
+    def one_cpu(self) -> bool:
+        """Whether the threads of a sequence share a CPU: under TCG a wake-up from one CPU to another is dear.
+
+        It costs no race, as a sequence has none: each step, and all that it sets going, is waited for.
+        """
+        return self._target.entry.accelerator == "tcg"
+
     def offer(self) -> Offer:
         """What can be tried on this kernel."""
         assert self.lab  # it has told what it can by then

@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import itertools
+from collections.abc import Callable
 
 import msgspec
 
 from kselftests_py.explore import steps as s
 from kselftests_py.explore.execute import HELPER, Entry, Observed, Seen
-from kselftests_py.explore.model import Expected, Model, Page, Place, Settled, Words
+from kselftests_py.explore.model import SIGNALS, Expected, Model, Page, Place, Settled, Words
+
+Pass = Callable[[s.Claim, Model], bool]
+"""Whether a wrong report is to be passed over: it is one of those that change nothing, and a finding already."""
 
 
 def readable(sequence: s.Sequence) -> list[Place]:
@@ -35,18 +39,18 @@ WHY: dict[s.Check, str] = {
 """What each expectation rests on."""
 
 
-def judge(sequence: s.Sequence, observed: Observed) -> s.Claim | None:
+def judge(sequence: s.Sequence, observed: Observed, passing: Pass = lambda claim, model: False) -> s.Claim | None:
     """The first contradiction, or None."""
-    claim = _first(sequence, observed)
+    claim = _first(sequence, observed, passing)
     return claim and msgspec.structs.replace(claim, why=WHY[claim.check])
 
 
-def _first(sequence: s.Sequence, observed: Observed) -> s.Claim | None:
+def _first(sequence: s.Sequence, observed: Observed, passing: Pass) -> s.Claim | None:
     model = Model()
     for number, (step, seen) in enumerate(zip(sequence.steps, observed.steps, strict=False)):
         if seen.errno is None:
             return _lost(number, observed)
-        claim = _step(model, number, model.apply(step), seen)
+        claim = _step(model, number, model.apply(step), seen, passing)
         if claim is not None:
             return claim
     return _final(model, len(sequence.steps), observed)
@@ -58,7 +62,7 @@ def _lost(number: int, observed: Observed) -> s.Claim:
     return s.Claim(step=number, check="hang", seen=str(observed.lost)[:400])
 
 
-def _step(model: Model, number: int, expected: Expected, seen: Seen) -> s.Claim | None:
+def _step(model: Model, number: int, expected: Expected, seen: Seen, passing: Pass) -> s.Claim | None:
     if seen.errno not in expected.errno:
         return s.Claim(step=number, check="errno", expected=tuple(sorted(expected.errno)), seen=str(seen.errno))
     if seen.states.get(HELPER, "done") != "done":
@@ -70,7 +74,9 @@ def _step(model: Model, number: int, expected: Expected, seen: Seen) -> s.Claim 
             return s.Claim(step=number, check="state", what=actor, expected=tuple(sorted(outcomes)), seen=state)
     settled = model.settle(seen.states)
     return (
-        _values(number, settled, seen) or _messages(model, number, settled, seen) or _pages(model, number, seen.pages)
+        _values(number, settled, seen)
+        or _messages(model, number, settled, seen)
+        or _pages(model, number, seen.pages, passing)
     )
 
 
@@ -97,8 +103,8 @@ def _messages(model: Model, number: int, settled: Settled, seen: Seen) -> s.Clai
     return None
 
 
-def _pages(model: Model, number: int, pages: dict[Place, Entry]) -> s.Claim | None:
-    claims = []
+def _pages(model: Model, number: int, pages: dict[Place, Entry], passing: Pass) -> s.Claim | None:
+    claims, told = [], []
     for place, entry in sorted(pages.items()):
         page = model.pages[place]
         if entry.marked not in model.marked(page):
@@ -107,23 +113,24 @@ def _pages(model: Model, number: int, pages: dict[Place, Entry]) -> s.Claim | No
     for place, entry in sorted(pages.items()):
         page = model.pages[place]
         if entry.accessed is not None and entry.accessed not in model.accessed(page):
-            claims.append(_claim(number, "accessed", place, model.accessed(page), entry.accessed))
+            told.append(_claim(number, "accessed", place, model.accessed(page), entry.accessed))
     for place, entry in sorted(pages.items()):
         page = model.pages[place]
         if entry.written is not None and entry.written not in model.written(page):
-            claims.append(_claim(number, "written", place, model.written(page), entry.written))
+            told.append(_claim(number, "written", place, model.written(page), entry.written))
+    claims += [claim for claim in told if not passing(claim, model)]
     return claims[0] if claims else None
 
 
 def _entry(page: Page, entry: Entry) -> set[str]:
-    """The entries that pagemap may mean: a marker where nothing is shows as swapped."""
+    """The entries that pagemap may mean: a marker where nothing is shows as swapped; so may what raises a signal."""
     if entry.present:
         return {"present"}
-    if not entry.swapped:
-        return {"absent"}
-    if page.file:
-        return {"absent"}
-    return {"swapped", "absent"} if entry.marked else {"swapped"}
+    if entry.guard:
+        return {"guard"}
+    if not entry.swapped or page.file:
+        return {"absent", *SIGNALS}
+    return {"swapped", *SIGNALS} | ({"absent"} if entry.marked else set())
 
 
 def _claim(number: int, check: s.Check, place: Place, allowed: set[bool], seen: bool) -> s.Claim:
@@ -147,8 +154,8 @@ def _final(model: Model, number: int, observed: Observed) -> s.Claim | None:
                     return s.Claim(step=number, check="state", what=actor, expected=texts, seen=state)
             model.settle(seen.states)
     for place, text in sorted(observed.contents.items()):
-        words = model.words(model.pages[place])
-        if not (text.isdigit() if words is None else text in {str(word) for word in words}):
+        allowed = model.contents(model.pages[place])
+        if not (text.isdigit() if allowed is None else text in allowed):
             process, region, page = place
             return s.Claim(
                 step=number,
@@ -156,7 +163,7 @@ def _final(model: Model, number: int, observed: Observed) -> s.Claim | None:
                 what=region,
                 page=page,
                 process=process,
-                expected=_texts(words),
+                expected=tuple(sorted(allowed or ()))[:16],
                 seen=text,
             )
     if observed.lost is not None:

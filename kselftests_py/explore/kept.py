@@ -78,6 +78,12 @@ def _lacks(step: s.Step, caps: Capabilities) -> str | None:
             return caps.missing("rwp")
         case s.Move():
             return caps.missing("move")
+        case s.Poison():
+            return caps.missing("poison")
+        case s.Madvise() if step.advice in ("GUARD_INSTALL", "GUARD_REMOVE"):
+            return caps.missing("guard")
+        case s.Madvise() if step.advice in ("MERGEABLE", "UNMERGEABLE"):
+            return caps.missing("ksm")
         case s.SwapCycle():
             return caps.missing("swap")
         case _:

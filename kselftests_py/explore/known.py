@@ -1,4 +1,8 @@
-"""Contradictions that are findings already and do not stop the exploration; each entry is as narrow as its finding."""
+"""Contradictions that are findings already and do not stop the exploration; each entry is as narrow as its finding.
+
+Most end their sequence, since nobody knows what the kernel makes of the rest. What is wrong only in what is told of a
+page, and is told at every look, is passed over: else nothing that comes after it would ever be tried.
+"""
 
 from __future__ import annotations
 
@@ -50,11 +54,46 @@ def _reclaimed_shared_memory(step: s.Step, claim: s.Claim, before: Model) -> boo
     return page is not None and page.file is not None and page.mode == "rwp" and page.file in files
 
 
+def hangs(step: s.Step, before: Model) -> bool:
+    """F030: guards where a file's page may have a marker of write protection."""
+    if not isinstance(step, s.Madvise) or step.advice != "GUARD_INSTALL":
+        return False
+    pages = before.span(step.process, step.region, step.first, step.count)
+    return any(page.file and page.mode == "wp" and True in before.marked(page) for page in pages)
+
+
+def _guard_never_installed(step: s.Step, claim: s.Claim, before: Model) -> bool:
+    return claim.check == "hang" and hangs(step, before)
+
+
+def _guard_replaced(step: s.Step, claim: s.Claim, before: Model) -> bool:
+    if not isinstance(step, s.Copy | s.Continue) or claim.check != "errno" or claim.seen != "0":
+        return False
+    pages = before.span(before.uffds[step.uffd].process, step.region, step.first, step.count)
+    return all(one.entry == "guard" for page in pages for one in page.states)
+
+
 TABLE = (
     Known("F001", "UFFDIO_UNREGISTER leaves blocked threads asleep", _asleep_after_unregister),
     Known("F003", "UFFDIO_WRITEPROTECT refused with ENOENT has done the pages ahead", _prefix_protected),
     Known("F025", "shared memory that is reclaimed loses its read-write protection", _reclaimed_shared_memory),
+    Known("F030", "MADV_GUARD_INSTALL never ends on write-protected shared memory", _guard_never_installed),
+    Known("F031", "UFFDIO_COPY and UFFDIO_CONTINUE replace a guard page", _guard_replaced),
 )
+
+
+PASSED = Known("F004", "guard pages and poisoned pages are PAGE_IS_ACCESSED for ever", lambda *given: False)
+
+
+def passed(claim: s.Claim, after: Model) -> Known | None:
+    """The finding that *claim* is, if the sequence may go on; *after*: the model as it is after the step.
+
+    Only an entry that raises a signal, in an RWP range: the claim is one only if the page can be nothing accessed.
+    """
+    page = after.pages.get((claim.process, claim.what, claim.page if claim.page is not None else -1))
+    if page is None or claim.check != "accessed" or claim.seen != "yes" or page.mode != "rwp":
+        return None
+    return PASSED if any(one.raises for one in page.states) else None
 
 
 def recognise(sequence: s.Sequence, claim: s.Claim) -> Known | None:
@@ -65,4 +104,8 @@ def recognise(sequence: s.Sequence, claim: s.Claim) -> Known | None:
     for step in sequence.steps[: claim.step]:
         model.apply(step)
         model.settle(None)
-    return next((one for one in TABLE if one.fits(sequence.steps[claim.step], claim, model)), None)
+    step = sequence.steps[claim.step]
+    found = next((one for one in TABLE if one.fits(step, claim, model)), None)
+    model.apply(step)
+    model.settle(None)
+    return found or passed(claim, model)

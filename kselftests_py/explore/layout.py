@@ -10,6 +10,9 @@ from typing import Any
 from kselftests_py.explore import steps as s
 from kselftests_py.explore.model import HOLE, Actor, Model, Page, State, Unmodelled
 
+CHILDREN = 2
+"""Forks that are tried, all by process 0."""
+
 
 def refused(model: Model, *errnos: str) -> None:
     """I7: the call fails, and changes nothing."""
@@ -17,10 +20,15 @@ def refused(model: Model, *errnos: str) -> None:
 
 
 def drop(model: Model, pages: Iterable[Page]) -> None:
-    """D1: a page that user space drops loses its marker. Of write protection no document says it."""
+    """D1: a page that user space drops loses its marker. Of write protection no document says it, nor of poison.
+
+    Guard pages "are not removed by MADV_DONTNEED, MADV_FREE" (madvise(2)), but by their own advice alone.
+    """
     for page in pages:
-        markers = {one.marked for one in page.states} | {False} if page.mode == "wp" else {False}
-        page.states = frozenset(State("absent", marked) for marked in markers)
+        lost = [one for one in page.states if one.entry != "guard"]
+        markers = {one.marked for one in lost} | {False} if page.mode == "wp" else {False}
+        stay = {one for one in page.states if one.raises}
+        page.states = frozenset(stay | {State("absent", marked) for marked in markers if lost})
         page.lazy = False
 
 
@@ -57,42 +65,50 @@ def mremap(model: Model, step: s.Mremap) -> None:
             model.expected.events[page.owner] = "remap"
         place = (step.process, step.to, step.to_first + offset)
         model.pages[place] = page if keeps else page.unregistered()  # V1, V2, V3
+        model.pages[place].states |= _unpoisoned(page)  # guard pages "are moved with it"
         model.pages[step.process, step.region, step.first + offset] = Page(page.kind, "")
+
+
+def _unpoisoned(page: Page) -> set[State]:
+    """UFFDIO_POISON(2const) speaks of accesses "to these addresses" of "this particular address space"."""
+    return {HOLE for one in page.states if one.entry == "poison"}
 
 
 def _vma(page: Page) -> tuple[Any, ...]:
     """Pages beside each other that differ in this are in different VMAs."""
-    return page.prot, page.owner, page.mode, page.missing, page.minor, page.on_fork
+    return page.prot, page.owner, page.mode, page.missing, page.minor, page.advised
 
 
 def told_of_fork(model: Model) -> set[int]:
     """The userfaultfds that a fork now sends an event to."""
-    copied = {page.owner for page in model.pages.values() if page.owner is not None and "left out" not in page.on_fork}
-    return {uffd for uffd in copied if "EVENT_FORK" in model.uffds[uffd].features}
+    copied = {page.owner for place, page in model.pages.items() if place[0] == 0 and "left out" not in page.advised}
+    return {uffd for uffd in copied if uffd is not None and "EVENT_FORK" in model.uffds[uffd].features}
 
 
 def fork(model: Model, step: s.Fork) -> None:
-    if len(model.alive) > 1 or any(page.kind == "hugetlb_private" for page in model.pages.values()):
-        raise Unmodelled("a second fork, or one that may run out of huge pages")
+    if len(model.alive) > CHILDREN or any(page.kind == "hugetlb_private" for page in model.pages.values()):
+        raise Unmodelled("one fork more, or one that may run out of huge pages")
     if told_of_fork(model) != ({step.event} if step.event is not None else set()):
         raise Unmodelled("a fork whose event nobody reads, or that sends none")
+    process = len(model.alive)
     model.alive.append(True)
     if step.event is not None:
         parent = model.uffds[step.event]
-        model.uffds.append(replace(parent, process=1))  # M10
-    for (_, region, number), page in list(model.pages.items()):
+        model.uffds.append(replace(parent, process=process))  # M10
+    for (_, region, number), page in [one for one in model.pages.items() if one[0][0] == 0]:
         child = copy.copy(page)
         if page.owner is not None and page.owner == step.event:
             child.owner = len(model.uffds) - 1  # K2, K3: markers are copied
         else:
             child = page.unregistered()  # K1
-        if "left out" in page.on_fork:  # MADV_DONTFORK: "do not make the pages in this range available to the child"
+        if "left out" in page.advised:  # MADV_DONTFORK: "do not make the pages in this range available to the child"
             child = Page(page.kind, "")
-        elif "wiped" in page.on_fork:  # MADV_WIPEONFORK: "present the child process with zero-filled memory"
+        elif "wiped" in page.advised:  # MADV_WIPEONFORK: "present the child process with zero-filled memory"
             child.states, child.words, child.lazy = frozenset({HOLE}), frozenset({0}), False
         elif page.file:  # its entries may be left to later faults, unless they carry a marker
-            child.states |= {HOLE for one in child.states if not one.marked}
-        model.pages[1, region, number] = child
+            child.states |= {HOLE for one in child.states if not one.marked and one.entry != "guard"}
+        child.states |= _unpoisoned(child)  # guard pages "remain on fork"
+        model.pages[process, region, number] = child
 
 
 def exit_(model: Model, step: s.Exit) -> None:
@@ -119,6 +135,8 @@ def move(model: Model, step: s.Move) -> None:
         raise Unmodelled("moving several pages, or what a child may share, or onto what is not registered here")
     if any(page.kind != "anon" or page.prot != "rw" or page.huge or page.reclaimed for page in (source, target)):
         raise Unmodelled("moving what is not plain anonymous memory, or may be on swap")
+    if any(one.entry == "poison" for one in target.states):
+        raise Unmodelled("moving onto poison, which may be replaced or not")
     if target.states != {HOLE} or any(one.entry == "absent" and one.marked for one in source.states):
         if all(one.entry != "absent" for one in target.states) and source.states == {State("present", False)}:
             return refused(model, "EEXIST")

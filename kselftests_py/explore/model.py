@@ -5,8 +5,9 @@ numbers stand beside what follows from them), and never bent to what a kernel di
 model keeps every possibility: a page is in one of a *set* of states, an access has a *set* of outcomes. What is
 observed narrows the sets (``settle``, ``observe``); an observation that is not in its set is a contradiction.
 
-A page is (entry, marked): its page table entry is absent, present or swapped, and it has the marker of userfaultfd
-protection or not. I2: the marker is there if and only if the next access (``wp``: write) traps.
+A page is (entry, marked): its page table entry is absent, present or swapped, or is one at which each access raises a
+signal; and it has the marker of userfaultfd protection or not. I2: the marker is there if and only if the next access
+(``wp``: write) traps.
 """
 
 from __future__ import annotations
@@ -22,6 +23,8 @@ Words = frozenset[int] | None
 Place = tuple[int, int, int]
 """Process, region, page."""
 OK = frozenset({"0"})
+SIGNALS = {"guard": "SIGSEGV", "poison": "SIGBUS"}
+"""What an access raises at an entry of MADV_GUARD_INSTALL (madvise(2)) and of UFFDIO_POISON(2const): X6."""
 
 
 class Unmodelled(Exception):
@@ -29,8 +32,17 @@ class Unmodelled(Exception):
 
 
 class State(NamedTuple):
-    entry: str  # absent, present or swapped; a page of a file is never swapped here, only its file is
+    entry: str  # absent, present or swapped (a page of a file is never that here, only its file is); or of SIGNALS
     marked: bool
+
+    @property
+    def there(self) -> bool:
+        return self.entry in ("present", "swapped")
+
+    @property
+    def raises(self) -> str:
+        """The signal that each access to it raises."""
+        return SIGNALS.get(self.entry, "")
 
 
 HOLE = State("absent", False)
@@ -52,14 +64,15 @@ class Page:
     huge: bool = False  # may be mapped by huge pages: what is done to it may be done to those beside it
     reclaimed: bool = False  # has been offered to reclaim
     lazy: bool = False  # may be freed at any time (MADV_FREE), until it is written to
-    on_fork: frozenset[str] = frozenset()  # what a child will have of it: wiped, left out
+    advised: frozenset[str] = frozenset()  # wiped on fork, left out on fork, mergeable
 
     def unregistered(self) -> Page:
         return replace(self, owner=None, mode="", missing=False, minor=False, states=unmarked(self.states))
 
     def may_be_freed(self) -> None:
         """As if it were dropped (``layout.drop``), or not."""
-        self.states |= {State("absent", one.marked and self.mode == "wp") for one in self.states} | {HOLE}
+        freed = [one for one in self.states if one.entry != "guard"]
+        self.states |= {State("absent", one.marked and self.mode == "wp") for one in freed} | {HOLE for _ in freed}
         self.words = None if self.words is None else self.words | {0}
 
 
@@ -100,7 +113,7 @@ def inside(access: s.Access, region: int, first: int, count: int) -> bool:
 class Branch:
     """One way an access may go: its outcome, the state of the page then, the message it sends."""
 
-    outcome: str  # done, blocked, SIGSEGV
+    outcome: str  # done, blocked, or a signal
     state: State
     message: str = ""
 
@@ -188,6 +201,9 @@ class Model:
             return [Branch("SIGSEGV", state) for state in page.states]  # F7
         found = []
         for state in page.states:
+            if state.raises:
+                found.append(Branch(state.raises, state))
+                continue
             trapped = state.marked and (page.mode == "rwp" or (page.mode == "wp" and write))
             flags, at = ("+write" if write else ""), f"{access.region}:{access.page}"
             cached = self.files[page.file].cached if page.file else frozenset({False})
@@ -311,7 +327,7 @@ class Model:
             other = self.pages[place[0], place[1], number]
             if other is page or not other.prot:
                 continue
-            other.states |= {State("present", one.marked) for one in other.states if not one.marked}
+            other.states |= {State("present", False) for one in other.states if not (one.marked or one.raises)}
             if resolves and other.mode == page.mode:
                 other.states |= {State("present", False) for one in other.states if one.marked}
 
@@ -321,7 +337,7 @@ class Model:
             near = other.file and page.file and other.file[0] == page.file[0] and other.prot
             tracked = other.mode or other.minor
             if near and not tracked and other.file and True in self.files[other.file].cached:
-                other.states |= {State("present", one.marked) for one in other.states}
+                other.states |= {State("present", one.marked) for one in other.states if not one.raises}
 
     def words(self, page: Page) -> Words:
         return self.files[page.file].words if page.file else page.words
@@ -337,14 +353,21 @@ class Model:
 
     def accessed(self, page: Page) -> set[bool]:
         """PAGE_IS_ACCESSED: in RWP ranges only (S1), of what is there and has no marker (S3, S5, S6; I4)."""
-        return {page.mode == "rwp" and one.entry != "absent" and not one.marked for one in page.states}
+        return {page.mode == "rwp" and one.there and not one.marked for one in page.states}
 
     def written(self, page: Page) -> set[bool]:
         """PAGE_IS_WRITTEN: pagemap.rst tells it of write-protected ranges; S2: not of RWP ranges."""
         if page.mode != "wp":
             return {False} if page.mode == "rwp" else {False, True}
-        known = [{False} if one.marked else {False, True} if one.entry == "absent" else {True} for one in page.states]
+        known = [{False} if one.marked else {True} if one.there else {False, True} for one in page.states]
         return set().union(*known)
+
+    def contents(self, page: Page) -> set[str] | None:
+        """What reading it comes to when nothing is protected any more: its word, or a signal; None: any word."""
+        signals, words = {one.raises for one in page.states if one.raises}, self.words(page)
+        if all(one.raises for one in page.states):
+            return signals
+        return None if words is None else signals | {str(word) for word in words}
 
     def observe(self, page: Page, entries: set[str], marked: bool) -> None:
         """Narrow the states of a page to those that pagemap shows."""

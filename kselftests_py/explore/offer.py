@@ -9,7 +9,8 @@ from kselftests_py.explore.execute import categories_of
 from kselftests_py.lab import Capabilities, Feature
 from kselftests_py.lab import constants as scan
 
-_NEEDS = {"swap": "swap", "thp": "thp", "move": "move", "minor": "minor_shmem"}
+_NEEDS = {"swap": "swap", "thp": "thp", "move": "move", "poison": "poison", "guard": "guard", "ksm": "ksm"}
+_MINOR: dict[s.Kind, str] = {"shmem": "minor_shmem", "hugetlb": "minor_hugetlb"}
 
 
 @dataclass(frozen=True)
@@ -22,7 +23,10 @@ class Offer:
     swap: bool
     thp: bool
     move: bool
-    minor: bool  # of shared memory
+    poison: bool
+    guard: bool
+    ksm: bool  # that can be told to run, and is not: on a kernel that was booted for this
+    minor: tuple[s.Kind, ...]  # whose minor faults are told of
     categories: tuple[scan.Page, ...]  # that PAGEMAP_SCAN can be asked for
     skipped: tuple[str, ...] = ()
 
@@ -50,12 +54,17 @@ class Offer:
         skipped += [f"{name}: {why}" for name, why in absent.items() if why]
         features += tuple(name for name in ("EVENT_REMAP",) if Feature[name] in caps.features)
         there = {name: why is None for name, why in absent.items()}
+        unminor = {kind: caps.missing(need) for kind, need in _MINOR.items() if kind in kinds}
+        skipped += [f"minor faults of {kind}: {why}" for kind, why in unminor.items() if why]
+        minor = tuple(kind for kind, why in unminor.items() if not why)
         known = categories_of(caps)
-        return cls(tuple(kinds), tuple(modes), features, categories=known, skipped=tuple(skipped), **there)
+        return cls(tuple(kinds), tuple(modes), features, minor=minor, categories=known, skipped=tuple(skipped), **there)
 
     def always(self) -> tuple[s.Feature, ...]:
         """The features that every descriptor negotiates."""
         found: list[s.Feature] = ["PAGEFAULT_FLAG_WP"] if "wp" in self.modes else []
         found += ["WP_HUGETLBFS_SHMEM"] if "wp" in self.modes and "shmem" in self.kinds else []
-        found += ["MINOR_SHMEM"] if self.minor else []
+        found += ["MINOR_SHMEM"] if "shmem" in self.minor else []
+        found += ["MINOR_HUGETLBFS"] if "hugetlb" in self.minor else []
+        found += ["POISON"] if self.poison else []
         return (*found, *(("RWP",) if "rwp" in self.modes else ()))

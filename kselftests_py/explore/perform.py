@@ -125,6 +125,10 @@ def zeropage(run: Runner, step: s.Zeropage) -> None:
     run.call(0, ops.fill("zeropage", step.uffd + 1, *run.range(step)))
 
 
+def poison(run: Runner, step: s.Poison) -> None:
+    run.call(0, ops.fill("poison", step.uffd + 1, *run.range(step)))
+
+
 def move(run: Runner, step: s.Move) -> None:
     start, length = run.range(step)
     run.call(0, ops.move(step.uffd + 1, run.address(step.to, step.to_first), start, length))
@@ -186,6 +190,7 @@ PERFORM: dict[type, Callable[[Runner, Any], None]] = {
     s.Copy: copy_,
     s.Continue: continue_,
     s.Zeropage: zeropage,
+    s.Poison: poison,
     s.Move: move,
     s.Fork: fork,
     s.Exit: exit_,

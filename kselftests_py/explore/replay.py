@@ -26,7 +26,8 @@ def replay(explorer: Explorer, given: s.Replay, caps: Capabilities, name: str) -
     why = lacking(given.sequence, caps)
     if why is not None:
         raise UsageError(f"{name}: needs what this kernel lacks: {why}")
-    claim = explorer.attempt(given.sequence, single=True)
+    of = None if given.claim is None else known.recognise(given.sequence, given.claim)
+    claim = explorer.attempt(given.sequence, single=True, strict=of is known.PASSED)
     if claim is None:
         return Outcome(None, "nothing contradicts the model")
     text = claim_in_words(given.sequence, claim)

@@ -26,8 +26,11 @@ def map_(model: Model, step: s.Map) -> None:
 
 
 def populate(model: Model, step: s.Populate) -> None:
+    pages = model.mapped(0, step.region, step.first, step.count)
+    if any(one.raises for page in pages for one in page.states):
+        raise Unmodelled("populating what may raise a signal")
     touch(model, 0, step, "write")
-    for number, page in enumerate(model.mapped(0, step.region, step.first, step.count), step.first):
+    for number, page in enumerate(pages, step.first):
         model.store(page, frozenset({step.value + number}))
         page.lazy = False
 
@@ -48,8 +51,9 @@ def register(model: Model, step: s.Register) -> None:
     if "minor" in modes:
         if pages[0].kind == "anon":
             return refused(model, "EINVAL")  # R9
-        if pages[0].kind.startswith("hugetlb") or "MINOR_SHMEM" not in uffd.features:
-            raise Unmodelled("minor faults of hugetlb, or without the feature")
+        needs = "MINOR_HUGETLBFS" if pages[0].kind == "hugetlb" else "MINOR_SHMEM"
+        if pages[0].kind == "hugetlb_private" or needs not in uffd.features:
+            raise Unmodelled("minor faults of private memory, or without the feature")
     for page in pages:  # R13: judged in the order of addresses
         if "rwp" in modes and page.prot == "none":
             return refused(model, "EINVAL")  # R10
@@ -75,8 +79,15 @@ def unregister(model: Model, step: s.Unregister) -> None:
     if any(page.owner not in (None, step.uffd) for page in pages):
         return refused(model, "EINVAL")  # U4
     _release(model, step.uffd, pages)
-    model.retry(list(model.waiting(step.uffd, step.region, step.first, step.count)))  # I1
+    _wake(model, step)  # I1
     return None
+
+
+_Ranged = s.Unregister | s.Resolve | s.Wake | s.Copy | s.Zeropage | s.Continue | s.Poison
+
+
+def _wake(model: Model, step: _Ranged, *, maybe: bool = False) -> None:
+    model.retry(list(model.waiting(step.uffd, step.region, step.first, step.count)), maybe=maybe)
 
 
 def _release(model: Model, uffd: int, pages: Iterable[Page]) -> None:
@@ -102,7 +113,9 @@ def protect(model: Model, step: s.Protect) -> None:
         # P14: RWP leaves holes alone. Write protection of a hole: memory of files always, anonymous memory with
         # WP_UNPOPULATED, which WP_ASYNC implies.
         holes = page.mode == "wp" and (page.kind != "anon" or bool(features & {"WP_UNPOPULATED", "WP_ASYNC"}))
-        page.states = frozenset(State(one.entry, one.marked or one.entry != "absent" or holes) for one in page.states)
+        page.states = frozenset(
+            State(one.entry, one.marked or one.there or (holes and one.entry == "absent")) for one in page.states
+        )
 
 
 def resolve(model: Model, step: s.Resolve) -> None:
@@ -112,7 +125,7 @@ def resolve(model: Model, step: s.Resolve) -> None:
     for page in pages:  # P20: resolving populates nothing
         page.states = unmarked(page.states)
     if not step.dontwake:
-        model.retry(list(model.waiting(step.uffd, step.region, step.first, step.count)))  # P16
+        _wake(model, step)  # P16
 
 
 def set_mode(model: Model, step: s.SetMode) -> None:
@@ -127,7 +140,7 @@ def set_mode(model: Model, step: s.SetMode) -> None:
 
 def wake(model: Model, step: s.Wake) -> None:
     model.span(model.uffd(step.uffd).process, step.region, step.first, step.count)
-    model.retry(list(model.waiting(step.uffd, step.region, step.first, step.count)))  # P17
+    _wake(model, step)  # P17
 
 
 def close(model: Model, step: s.Close) -> None:
@@ -168,15 +181,28 @@ def punch_hole(model: Model, step: s.PunchHole) -> None:
     maybe_woken(model, step)
 
 
+def _one(model: Model, step: s.Copy | s.Zeropage | s.Continue | s.Poison) -> Page:
+    """The page that a filling ioctl is about."""
+    page, *more = model.mapped(model.uffd(step.uffd).process, step.region, step.first, step.count)
+    if more or page.owner != step.uffd or page.prot != "rw":
+        raise Unmodelled("filling several pages, or what is not registered here")
+    return page
+
+
 def _fill(model: Model, step: s.Copy | s.Zeropage, word: int, *, protect: bool, wakes: bool) -> None:
-    """COPY and ZEROPAGE of one page, where it is known whether it is there."""
-    (page,) = model.mapped(model.uffd(step.uffd).process, step.region, step.first, step.count)
-    if page.owner != step.uffd or page.prot != "rw" or page.kind.startswith("hugetlb"):
-        raise Unmodelled("filling what is not registered here")
+    """COPY and ZEROPAGE of one page, where it is known whether it is there.
+
+    Of a guard page it is: but for its own advice nothing removes it. Whether poison is replaced no document says.
+    """
+    page = _one(model, step)
+    if page.kind.startswith("hugetlb"):
+        raise Unmodelled("filling hugetlb memory")
     if protect and page.mode != "wp":
         return refused(model, "EINVAL")  # X1
     cached = model.files[page.file].cached if page.file else frozenset({one.entry != "absent" for one in page.states})
-    if cached == {True} and not any(one.entry == "absent" for one in page.states):
+    if {one.entry for one in page.states} == {"guard"}:
+        return refused(model, "EEXIST")
+    if cached == {True} and all(one.there for one in page.states):
         return refused(model, "EEXIST")
     if cached != {False} or page.states != {HOLE}:
         raise Unmodelled("filling what may be there")
@@ -185,25 +211,23 @@ def _fill(model: Model, step: s.Copy | s.Zeropage, word: int, *, protect: bool, 
     if page.file:
         model.files[page.file].cached = frozenset({True})
     if wakes:
-        model.retry(list(model.waiting(step.uffd, step.region, step.first, step.count)))
+        _wake(model, step)
     return None
 
 
 def copy_(model: Model, step: s.Copy) -> None:
-    if step.count != 1:
-        raise Unmodelled("filling several pages")
     _fill(model, step, step.value + step.first, protect=step.protect, wakes=not step.dontwake)
 
 
 def continue_(model: Model, step: s.Continue) -> None:
     """UFFDIO_CONTINUE(2const): maps the page that the file has."""
-    (page,) = model.mapped(model.uffd(step.uffd).process, step.region, step.first, 1) if step.count == 1 else (None,)
-    if page is None or page.file is None or page.owner != step.uffd or not page.minor or page.prot != "rw":
-        raise Unmodelled("continuing several pages, or where no minor faults are told of")
+    page = _one(model, step)
+    if page.file is None or not page.minor:
+        raise Unmodelled("continuing where no minor faults are told of")
     if step.protect and page.mode != "wp":
         return refused(model, "EINVAL")  # X2
     cached = model.files[page.file].cached
-    if not any(one.entry == "absent" for one in page.states):
+    if not any(one.entry in ("absent", "poison") for one in page.states):
         return refused(model, "EEXIST")
     armed = {one.marked for one in page.states}
     if len(cached) > 1 or page.reclaimed or any(one.entry != "absent" for one in page.states):
@@ -215,14 +239,25 @@ def continue_(model: Model, step: s.Continue) -> None:
     # X4; without MODE_WP userfaultfd.rst does not say whether the protection of a hole outlives it
     page.states = frozenset(State("present", marked) for marked in ({True} if step.protect else armed | {False}))
     if not step.dontwake:
-        model.retry(list(model.waiting(step.uffd, step.region, step.first, 1)))
+        _wake(model, step)
     return None
 
 
 def zeropage(model: Model, step: s.Zeropage) -> None:
-    if step.count != 1:
-        raise Unmodelled("filling several pages")
     _fill(model, step, 0, protect=False, wakes=True)
+
+
+def poison(model: Model, step: s.Poison) -> None:
+    """UFFDIO_POISON(2const), of one page: EEXIST if it is mapped; it does not say whether a hole with a marker is."""
+    page = _one(model, step)
+    if not any(one.entry in ("absent", "poison") for one in page.states):
+        return refused(model, "EEXIST")
+    sure = page.states == {HOLE}
+    if not sure:
+        model.expected.errno = frozenset({"0", "EEXIST"})
+    page.states = frozenset({State("poison", False)} | (set() if sure else page.states))
+    _wake(model, step, maybe=not sure)
+    return None
 
 
 RULES: dict[type, Callable[[Model, Any], None]] = {
@@ -246,6 +281,7 @@ RULES: dict[type, Callable[[Model, Any], None]] = {
     s.Copy: copy_,
     s.Continue: continue_,
     s.Zeropage: zeropage,
+    s.Poison: poison,
     s.Move: move,
     s.Fork: fork,
     s.Exit: exit_,

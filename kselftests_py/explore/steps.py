@@ -63,7 +63,9 @@ Feature = Literal[
     "WP_UNPOPULATED",
     "WP_ASYNC",
     "MOVE",
+    "MINOR_HUGETLBFS",
     "MINOR_SHMEM",
+    "POISON",
     "RWP",
     "RWP_ASYNC",
 ]
@@ -85,6 +87,8 @@ Advice = Literal[
     "DOFORK",
     "WIPEONFORK",
     "KEEPONFORK",
+    "GUARD_INSTALL",
+    "GUARD_REMOVE",
 ]
 
 
@@ -263,6 +267,12 @@ class Zeropage(_Range, frozen=True, kw_only=True):
     uffd: Index
 
 
+class Poison(_Range, frozen=True, kw_only=True):
+    """UFFDIO_POISON of the range, mode 0. ``errno`` as of ``Copy``."""
+
+    uffd: Index
+
+
 class Move(_Range, frozen=True, kw_only=True):
     """UFFDIO_MOVE, mode 0, of the range (the source) onto as many pages of region ``to``, from its page ``to_first``
     (the destination, registered with ``uffd``).
@@ -313,6 +323,7 @@ Step = (
     | Copy
     | Continue
     | Zeropage
+    | Poison
     | Move
     | Fork
     | Exit
@@ -345,8 +356,8 @@ class Claim(Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True,
       A page fault is its UFFD_PAGEFAULT_FLAG_ names in lower case, ``+`` between them (``missing`` without WP, MINOR
       or RWP), and region:page of its address: ``rwp+write 0:3``. Other events: ``remap``, ``remove``, ``unmap``.
     - ``marked``, ``accessed``, ``written``: a region's number, of ``page``, in ``process``. Texts: ``yes``, ``no``.
-    - ``contents``: a region's number, of ``page``, in ``process``. Texts: the word, in decimal; as ``seen`` also the
-      texts of ``state``.
+    - ``contents``: a region's number, of ``page``, in ``process``. Texts: the word, in decimal, or the signal that
+      reading it raises; as ``seen`` also the other texts of ``state``.
     - ``crash``, ``hang``: nothing (0). The kernel crashed, or complained in its log, at this step or after it; the
       process or the machine gave no answer. ``seen`` is what was found.
 

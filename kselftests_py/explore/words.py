@@ -105,7 +105,7 @@ def _step(step: s.Step, number: int) -> str:
 def _memory(step: s.Step) -> str:
     """The operations that rearrange pages."""
     match step:
-        case s.Unregister() | s.Wake() | s.Zeropage():
+        case s.Unregister() | s.Wake() | s.Zeropage() | s.Poison():
             return f"UFFDIO_{type(step).__name__.upper()} of {_pages(step)}, by userfaultfd {step.uffd}."
         case s.Copy() | s.Continue():
             modes = ["MODE_WP"] * step.protect + ["MODE_DONTWAKE"] * step.dontwake
@@ -177,7 +177,10 @@ def expectation(sequence: s.Sequence, claim: s.Claim) -> str:
             negated = "not " if texts == ["no"] else ""
             return f"{_page(claim)} is expected {negated}{REPORTS[claim.check]}"
         case "contents":
-            return f"{_page(claim)} is expected to hold {_or(texts)}"
+            signals = [text for text in texts if text in _ACCESS_ENDS]
+            words = [text for text in texts if text not in signals]
+            holds = [f"hold {_or(words)}"] if words or not signals else []
+            return f"{_page(claim)} is expected to {_or([*holds, *(f'raise {text} when read' for text in signals)])}"
         case "crash":
             return "the kernel is expected to live on, with nothing to complain of in its log"
         case "hang":
@@ -194,7 +197,7 @@ def call_name(sequence: s.Sequence, number: int) -> str:
             return "UFFDIO_API"
         case s.SetMode():
             return "UFFDIO_SET_MODE"
-        case s.Register() | s.Unregister() | s.Wake() | s.Copy() | s.Continue() | s.Zeropage() | s.Move():
+        case s.Register() | s.Unregister() | s.Wake() | s.Copy() | s.Continue() | s.Zeropage() | s.Poison() | s.Move():
             return f"UFFDIO_{type(step).__name__.upper()}"
         case s.Madvise():
             return f"madvise MADV_{step.advice}"

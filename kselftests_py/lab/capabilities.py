@@ -126,6 +126,7 @@ _CHECKS: dict[str, _Check] = {
     "page_flags": _flag("page_flags", "/proc/kpageflags cannot be read"),
     "clear_refs": lambda caps: None if "clear_refs" in caps.raw.knobs else "no /proc/self/clear_refs can be written",
     "io_uring": _flag("io_uring", "io_uring_setup(2) is not to be had"),
+    "guard": _flag("guard", "madvise has no MADV_GUARD_INSTALL of shared memory"),
     "zswap": _knobs("zswap_enabled", option="CONFIG_ZSWAP"),
     "compaction": _knobs("compact_memory", "pcp_high_fraction", option="CONFIG_COMPACTION"),
     "ksm": _knobs("ksm_run", "ksm_sleep", "ksm_pages_to_scan", option="CONFIG_KSM"),

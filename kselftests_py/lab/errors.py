@@ -7,6 +7,9 @@ import errno as errno_codes
 from kselftests_py.errors import HarnessError, KstError
 
 MAX_SHOWN = 400
+ERRNOS: dict[str, int] = {name: getattr(errno_codes, name) for name in dir(errno_codes) if name.startswith("E")}
+ERRNOS |= {"EHWPOISON": 133}
+"""Numbers by name; the one that Python's module lacks is from include/uapi/asm-generic/errno.h."""
 
 
 def printable(text: str, limit: int = MAX_SHOWN) -> str:
@@ -27,8 +30,8 @@ class KernelRefused(OSError):
     """
 
     def __init__(self, name: str, op: str, message: str = "", fields: dict[str, int] | None = None) -> None:
-        number = getattr(errno_codes, name, None)
-        if not isinstance(number, int):
+        number = ERRNOS.get(name)
+        if number is None:
             raise ProbeError(f"the probe answered {op} with an errno that does not exist: {printable(name, 40)}")
         super().__init__(number, f"{op} refused: {name} ({printable(message)})")
         self.name = name

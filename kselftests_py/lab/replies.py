@@ -75,6 +75,7 @@ class Caps(Struct):
     hwpoison: bool = False
     page_flags: bool = False
     io_uring: bool = False
+    guard: bool = False
     knobs: Annotated[list[Annotated[str, Meta(max_length=40)]], Meta(max_length=100)] = []
 
 

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 
 import pytest
 
-from kselftests_py.lab import Feature, Subject, ops
+from kselftests_py.lab import WP, WP_SHMEM, Feature, Subject, ops
 from kselftests_py.lab.bystanders import beside
 from kselftests_py.lab.judgement import judge
 from kselftests_py.lab.kinds import HUGETLB, KINDS, NEVER
@@ -156,3 +156,20 @@ def test_write_protection_outlives_the_page(
 ) -> None:
     """MADV_DONTNEED of shared memory drops pages; write protection and its markers stay. Source: userfaultfd.rst."""
     check_row(operation, protection, kinds)
+
+
+@pytest.mark.needs("wp_shmem", "guard")
+@pytest.mark.finding("F030")
+@pytest.mark.control("skip_protect")
+def test_guard_of_write_protected_shared_memory(subject: Subject) -> None:
+    """MADV_GUARD_INSTALL ends, as it does for every other page. Source: madvise(2); madvise_guard_install()."""
+    region = subject.region("shmem", 2).populate()
+    uffd = subject.uffd(WP | WP_SHMEM)
+    uffd.register(region, WP)
+    uffd.protect(region)
+    assert region.marked_pages() == {0, 1}
+    actor = subject.call(ops.actor()).actor
+    subject.call(ops.access(actor, "guard_install", region[0], 0))
+    done = subject.call(ops.latest_ticket(actor, "done", 1000))
+    assert (done.state, done.value) == ("done", 0)
+    assert region.marked_pages() == {1}

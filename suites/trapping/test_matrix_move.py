@@ -18,7 +18,7 @@ from kselftests_py.lab.judgement import check_cells, judge, unprotected
 from kselftests_py.lab.kinds import HUGETLB, KINDS, NEVER
 from kselftests_py.lab.matrix import Case, prepared
 from kselftests_py.lab.operations import BY, finish
-from kselftests_py.lab.refusals import check_refusals
+from kselftests_py.lab.refusals import answers, check_refusals
 
 Here = Callable[[str, Iterable[str]], list[str]]
 MAYMOVE, MAYMOVE_FIXED, DONTUNMAP = 1, 3, 5
@@ -116,3 +116,26 @@ def test_nothing_is_put_over_a_protected_page(subject: Subject, kind: str) -> No
         source = subject.region(kind, 1).populate()
         rows["MOVE"] = (ops.move(u, region[0], source[0], size), "EINVAL")  # of anonymous memory alone
     check_refusals(subject, region, uffd, rows)
+
+
+@pytest.mark.contract("I7")
+@pytest.mark.needs("rwp", "guard", "poison")
+@pytest.mark.control("swallow_errno")
+@pytest.mark.parametrize("kind", ["anon", "shmem"])
+def test_guard_page_is_not_filled(subject: Subject, kind: str) -> None:
+    """COPY, ZEROPAGE, CONTINUE and POISON onto a guard page are EEXIST, and it stays one. F031 (6.18).
+
+    Source: madvise(2): "removed when unmapped, on process teardown, or when the MADV_GUARD_REMOVE operation is applied
+    to them".
+    """
+    region = subject.region(kind, 2).populate()
+    uffd = subject.uffd(RWP)
+    uffd.register(region, RWP | MISSING | (MINOR if kind != "anon" else MISSING))
+    uffd.protect(region[:1])
+    region.madvise("GUARD_INSTALL", region[1:2])
+    u, at, size = uffd.handle, region[1], region.page_size
+    batch = [ops.copy(u, at, size, seed=7), ops.fill("zeropage", u, at, size), ops.fill("poison", u, at, size)]
+    batch += [ops.fill("continue", u, at, size)] if kind != "anon" else []
+    assert answers(subject, batch) == ["EEXIST"] * len(batch)
+    assert [subject.actor().access(how, at, 0).signal for how in ("read", "write")] == ["SIGSEGV"] * 2
+    assert region.marked_pages() == {0}
