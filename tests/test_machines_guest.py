@@ -111,7 +111,7 @@ def test_two_guests_at_once_do_not_disturb_each_other(make_guest: MakeGuest) -> 
 
 def test_kvm_is_there_once_it_was_loaded(make_guest: MakeGuest) -> None:
     """TCG plays an AMD with SVM; a boot by itself spends no time on KVM."""
-    guest = make_guest()
+    guest = make_guest(probe())
     guest.start()
     assert guest.run("test -e /dev/kvm", 20)[0] == 1
     Lab(guest.channel()).load_kvm()
