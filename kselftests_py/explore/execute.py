@@ -331,6 +331,7 @@ class Runner:
         for number, is_open in enumerate(self.uffds):
             if is_open:
                 self.add(0, ops.uffd_close(number + 1))
+                self._states()  # who goes on is done before the next close lets others go on to the same page
         self._states()
         for process, region, page in sorted(readable, reverse=True):
             helper = self.helpers[process]
