@@ -45,16 +45,16 @@ static json_t *op_subject_end(struct kst_agent *agent, const json_t *args)
 	struct kst_link *link;
 	json_t *reply = NULL;
 	uint64_t id;
+	int status;
 
 	if (!kst_arg_u64(args, "subject", &id, &reply))
 		return reply;
 	if (id < 1 || id >= agent->next_id)
 		return kst_error("no subject has the handle %llu", (unsigned long long)id);
 	link = kst_link_find(agent, id);
-	/* Else it has died already, and its end was reported then. */
-	return link && kst_link_kill(agent, link) < 0 ?
-		       json_pack("{s:s}", "hang", "the process did not end within its bound after SIGKILL") :
-		       kst_ok(NULL);
+	/* Without a link it has died already, and its end was reported then. */
+	status = link ? kst_link_kill(agent, link) : 0;
+	return status < 0 ? kst_link_describe_end(status) : kst_ok(NULL);
 }
 
 static json_t *op_subjects(struct kst_agent *agent, const json_t *args)

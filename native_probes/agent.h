@@ -28,6 +28,8 @@ char *kst_link_call(struct kst_agent *agent, struct kst_link *link, const char *
 		    json_t **reply);
 /* Kills and reaps; `link` is no more. Returns the wait status, -1 if the process did not end within its bound. */
 int kst_link_kill(struct kst_agent *agent, struct kst_link *link);
+/* The reply that tells of such a status. */
+json_t *kst_link_describe_end(int status);
 /* The same at the end of the agent; under a sanitizer the subject may first leave by itself. */
 void kst_link_end(struct kst_agent *agent, struct kst_link *link);
 

@@ -70,19 +70,22 @@ static json_t *op_contents(struct kst_subject *s, const json_t *args)
 	static char page[SMALL] __attribute__((aligned(SMALL)));
 	uint64_t addr, pages, stride, frame;
 	json_t *reply = NULL, *sums;
-	char hex[17] = "0";
+	bool readable;
 
 	if (!kst_arg_range(args, "addr", 0, (1ull << 47) - 1, &addr, &reply) ||
 	    !kst_arg_range(args, "pages", 1, PAGES_MAX, &pages, &reply) ||
 	    !kst_arg_range_or(args, "stride", SMALL, SMALL, 1ull << 30, &stride, &reply))
 		return reply;
 	sums = json_array();
-	for (uint64_t i = 0; i < pages && open_core(); i++) {
+	readable = open_core();
+	for (uint64_t i = 0; i < pages && readable; i++) {
+		char hex[17] = "0";
+
 		frame = kst_frame_at(s, addr + i * stride);
 		if (frame && read_frame(frame * SMALL, page))
 			snprintf(hex, sizeof(hex), "%016llx",
 				 (unsigned long long)kst_sum_page((uint64_t)(uintptr_t)page, SMALL));
-		json_array_append_new(sums, json_string(frame ? hex : "0"));
+		json_array_append_new(sums, json_string(hex));
 	}
 	return kst_ok(json_pack("{s:o}", "sums", sums));
 }

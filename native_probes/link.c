@@ -215,15 +215,17 @@ static json_t *describe_hang(pid_t pid, uint64_t timeout_ms)
 	return json_pack("{s:s}", "hang", text);
 }
 
-static json_t *describe_end(int status)
+json_t *kst_link_describe_end(int status)
 {
-	char text[128] = "the process did not end within its bound after SIGKILL";
+	char text[128];
 
-	if (status >= 0 && WIFSIGNALED(status)) {
+	if (status < 0)
+		return json_pack("{s:s}", "hang", "the process did not end within its bound after SIGKILL");
+	if (WIFSIGNALED(status)) {
 		const char *name = sigabbrev_np(WTERMSIG(status));
 
 		snprintf(text, sizeof(text), "killed by SIG%s", name ? name : "?");
-	} else if (status >= 0) {
+	} else {
 		snprintf(text, sizeof(text), "ended with exit code %d", WEXITSTATUS(status));
 	}
 	return json_pack("{s:s}", "died", text);
@@ -298,7 +300,7 @@ char *kst_link_call(struct kst_agent *agent, struct kst_link *link, const char *
 		kst_link_kill(agent, link);
 		*reply = json_pack("{s:s}", "died", "it answered with garbage; killed");
 	} else {
-		*reply = describe_end(kst_link_kill(agent, link));
+		*reply = kst_link_describe_end(kst_link_kill(agent, link));
 	}
 	return NULL;
 }
