@@ -82,7 +82,7 @@ class Ground:
 
         It costs no race, as a sequence has none: each step, and all that it sets going, is waited for.
         """
-        return self._target.entry.accelerator == "tcg"
+        return self._target.entry.emulated
 
     def offer(self) -> Offer:
         """What can be tried on this kernel."""

@@ -49,7 +49,7 @@ def _shares_a_cpu(item: pytest.Item, station: Station) -> bool:
     race (needs "smp") or are timed."""
     races = any("smp" in mark.args for mark in item.iter_markers("needs"))
     timed = item.get_closest_marker("wall") is not None
-    return station.target.entry.accelerator == "tcg" and not races and not timed
+    return station.target.entry.emulated and not races and not timed
 
 
 def _subject(station: Station, control: str | None, *, one_cpu: bool = False) -> Iterator[Subject]:

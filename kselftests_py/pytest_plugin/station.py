@@ -225,7 +225,7 @@ class Bench:
         """Whether nanoseconds of this machine mean anything: told, never a reason to stop."""
         assert station.lab is not None
         entry = station.target.entry
-        if entry.accelerator == "tcg" and (why := "emulated by QEMU (TCG)") not in entry.unfit:
+        if entry.emulated and (why := "emulated by QEMU (TCG)") not in entry.unfit:
             entry.unfit.append(why)
         if (why := clock_fault(station.lab)) and why not in entry.unfit:
             entry.unfit.append(why)

@@ -218,7 +218,7 @@ def short_names(labels: Iterable[str]) -> dict[str, str]:
 def is_emulated(kernel: str, manifest: Manifest) -> bool:
     """The kernel ran under TCG, where nanoseconds say nothing about hardware."""
     entry = manifest.kernel(kernel)
-    return entry is not None and entry.accelerator == "tcg"
+    return entry is not None and entry.emulated
 
 
 def may_print(metric: Metric, kernel: str, manifest: Manifest) -> bool:

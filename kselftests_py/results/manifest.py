@@ -37,6 +37,11 @@ class KernelEntry(msgspec.Struct, kw_only=True):
     unfit: Annotated[list[str], Meta(description="why its wall time decides nothing; empty: it may")] = []
     boot_s: Annotated[list[float], Meta(description="seconds from start to the probe's first reply, each boot")] = []
 
+    @property
+    def emulated(self) -> bool:
+        """It ran under TCG: nanoseconds say nothing about hardware, and a wake-up from one CPU to another is dear."""
+        return self.accelerator == "tcg"
+
 
 class Manifest(msgspec.Struct, kw_only=True):
     """The whole run. Written at the start, and again with `finished` at the end."""

@@ -30,14 +30,13 @@ def test_sequence(lab: Lab, kst_target: Target, caps: Capabilities, kst_control:
     why = lacking(sequence, caps)
     if why is not None:
         pytest.skip(why)
-    one_cpu = kst_target.entry.accelerator == "tcg"  # as in Ground.one_cpu
     seen = run(
         lab,
         sequence,
         readable(sequence),
         categories=categories_of(caps),
         control=kst_control,
-        one_cpu=one_cpu,
+        one_cpu=kst_target.entry.emulated,
     )
     claim = judge(sequence, seen, lambda claim, after: known.passed(claim, after) is not None)
     assert claim is None, f"step {claim.step}: {claim_in_words(sequence, claim)}"
