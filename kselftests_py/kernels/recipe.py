@@ -114,13 +114,17 @@ def _local_changes(workspace: Workspace, theirs: Path, folder: Path) -> tuple[st
     return "git", head, ""
 
 
+def _read(folder: Path) -> Recipe:
+    if not (folder / "recipe.json").exists():
+        return Recipe("lost", problem="how it was built is not in the cache any more")
+    return msgspec.json.decode((folder / "recipe.json").read_bytes(), type=Recipe)
+
+
 def of(spec: str, provenance: Mapping[str, str]) -> tuple[Recipe, Files]:
     """The recipe of a kernel of a run, and the files that belong to it, from what the manifest says of it."""
     if "build" in provenance:
         folder = root() / Path(provenance["build"]).name
-        if not (folder / "recipe.json").exists():
-            return Recipe("lost", problem="how it was built is not in the cache any more"), {}
-        recipe = msgspec.json.decode((folder / "recipe.json").read_bytes(), type=Recipe)
+        recipe = _read(folder)
         names = [each for each in sorted(folder.rglob("*")) if each.is_file() and each.name != "recipe.json"]
         return recipe, {str(each.relative_to(folder)): each.read_bytes() for each in names}
     if "version" in provenance:
@@ -134,7 +138,7 @@ def of(spec: str, provenance: Mapping[str, str]) -> tuple[Recipe, Files]:
 
 def kept(wanted: BuildSpec, provenance: Mapping[str, str]) -> bool:
     """Whether the cache has the recipe that ``write`` would write for this build of *wanted*, a source: or git:."""
-    found, _ = of(wanted.spec, provenance)
+    found = _read(root() / provenance["build"])
     return (found.kind, found.want, found.problem) == (wanted.kind, provenance.get("commit", wanted.want), "")
 
 
