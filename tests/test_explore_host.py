@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,8 @@ from kselftests_py.explore import advice, rules
 from kselftests_py.explore import explorer as explorer_module
 from kselftests_py.explore import steps as s
 from kselftests_py.explore.explorer import Explorer
+from kselftests_py.lab import Lab
+from kselftests_py.lab.ops import Op
 
 LONG = 600.0
 """Seconds; what ends an exploration here is the number of sequences."""
@@ -73,3 +76,40 @@ def test_model_that_errs_is_contradicted(
     (one,) = [each for each in found if each.confirmed]
     steps = one.sequence.steps
     assert any(getattr(step, "advice", type(step)) == operation for step in steps)
+
+
+def test_at_the_end_who_one_descriptor_lets_go_is_done_before_the_next_is_closed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A thread of a parent and one of its child wait for the same page of a file: the model has them go on in order."""
+    page = {"region": 0, "first": 0, "count": 1}
+    features: tuple[s.Feature, ...] = ("PAGEFAULT_FLAG_WP", "WP_HUGETLBFS_SHMEM", "MINOR_SHMEM", "EVENT_FORK")
+    sequence = s.Sequence(
+        steps=(
+            s.Map(kind="shmem", pages=1),
+            s.Open(features=features),
+            s.Thread(),
+            s.Populate(value=10, **page),
+            s.Register(uffd=0, mode=("wp", "minor"), **page),
+            s.Madvise(advice="DONTNEED", **page),
+            s.Access(actor=0, how="rmw", region=0, page=0, value=110),
+            s.Fork(event=0),
+            s.Thread(process=1),
+            s.Access(actor=1, how="write", region=0, page=0, value=118),
+        )
+    )
+    asked: list[tuple[str, int]] = []
+    usual = Lab.call_subject
+
+    def call(lab: Lab, subject: int, batch: Sequence[Op[Any]], **more: Any) -> Any:
+        asked.extend((op.name, subject) for op in batch)
+        return usual(lab, subject, batch, **more)
+
+    monkeypatch.setattr(Lab, "call_subject", call)
+    with explorer_here(tmp_path) as (explorer, _):
+        if "shmem" not in explorer._offer.minor or "EVENT_FORK" not in explorer._offer.features:
+            pytest.skip("this kernel has no minor faults of shared memory, or no EVENT_FORK")
+        assert explorer.attempt(sequence, strict=True) is None
+    parent, child = dict.fromkeys(subject for _, subject in asked)
+    first, second = (number for number, one in enumerate(asked) if one == ("uffd_close", parent))
+    assert {*asked[first + 1 : second]} == {("ticket", parent), ("ticket", child)}
