@@ -92,6 +92,13 @@ def test_each_end_becomes_its_outcome(tmp_path: Path) -> None:
     assert judge(folder.records(), folder.manifest()).exit_code == 1
 
 
+def test_what_loses_the_machine_runs_last(tmp_path: Path) -> None:
+    """Else the others would need another boot."""
+    cases = "import pytest\n@pytest.mark.loses_machine\ndef test_a(subject): pass\ndef test_b(subject): pass"
+    _, folder = run_suite(tmp_path, cases)
+    assert [record.id.partition("::")[2] for record in folder.records()] == ["test_b", "test_a"]
+
+
 @pytest.mark.parametrize(
     ("cases", "code"),
     [

@@ -48,6 +48,7 @@ _MARKS = (
     "wall: measures nanoseconds; left out with --kst-mode exact",
     "contract(*ids): sentences of suites/trapping/contract.toml that the test decides",
     "finding(id): expected to fail, strictly, because of docs/findings/<id>.md",
+    "loses_machine: where its finding is seen the machine must be booted again: runs after the others of its kernel",
 )
 
 
@@ -183,11 +184,12 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
 
     run.bench.wall = any(item.get_closest_marker("wall") for item in kept)
 
-    def place(item: pytest.Item) -> tuple[int, int, bool]:
+    def place(item: pytest.Item) -> tuple[int, int, bool, bool]:
         target = _target(item)
-        return _block(item), (order.index(target.label) if target else -1), _profile(item) == "exact"
+        kernel, loses = (order.index(target.label) if target else -1), bool(item.get_closest_marker("loses_machine"))
+        return _block(item), kernel, _profile(item) == "exact", loses
 
-    items[:] = sorted(kept, key=place)  # stable: within a kernel and a kind of machine the suites keep their order
+    items[:] = sorted(kept, key=place)  # stable: else, on one machine, the suites keep their order
 
 
 @pytest.hookimpl(wrapper=True)

@@ -160,6 +160,7 @@ def test_write_protection_outlives_the_page(
 
 @pytest.mark.needs("wp_shmem", "guard")
 @pytest.mark.finding("F030")
+@pytest.mark.loses_machine
 @pytest.mark.control("skip_protect")
 def test_guard_of_write_protected_shared_memory(subject: Subject) -> None:
     """MADV_GUARD_INSTALL ends, as it does for every other page. Source: madvise(2); madvise_guard_install()."""
