@@ -99,7 +99,12 @@ def test_flood_and_garbage_are_harmless(make_guest: MakeGuest, tmp_path: Path) -
     assert (code, len(output)) == (0, 65_536)
 
 
-def test_two_guests_at_once_do_not_disturb_each_other(make_guest: MakeGuest) -> None:
+def test_two_guests_at_once_do_not_disturb_each_other(
+    make_guest: MakeGuest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Nor leave files where everyone's are: vng, which is killed, removes none."""
+    (temporary := tmp_path / "temporary").mkdir()
+    monkeypatch.setenv("TMPDIR", str(temporary))
     guests = [make_guest(), make_guest()]
     for guest in guests:
         guest.start()
@@ -107,6 +112,7 @@ def test_two_guests_at_once_do_not_disturb_each_other(make_guest: MakeGuest) -> 
     assert names[0] != names[1]
     guests[0].stop()
     assert b"protocol" in guests[1].channel().call(HELLO, 10)
+    assert list(temporary.iterdir()) == []
 
 
 def test_kvm_is_there_once_it_was_loaded(make_guest: MakeGuest) -> None:
