@@ -130,8 +130,8 @@ def vng_command(image: KernelImage, boot: BootRoot, options: GuestOptions) -> li
         qemu += ["-machine hpet=off"]
         # QEMU makes each byte of "rep stosb" an instruction: without ERMS the kernel clears and copies pages by words.
         qemu += ["-cpu max,-erms,-fsrm"]
-        # Without KVM an eventfd only hands a request from one thread of QEMU's to another: a round trip to the probe takes
-        # 0.6 ms without, 0.85 ms with it and with 31 ports.
+        # Without KVM an eventfd only hands a request from one thread of QEMU's to another: a round trip to the probe
+        # takes 0.6 ms without, 0.85 ms with it and with 31 ports.
         qemu += ["-global virtio-serial-pci.ioeventfd=off"]
         if not options.exact and options.cpus == 1:
             # A machine that can never have a second CPU runs an atomic read-modify-write as a load and a store, so its
