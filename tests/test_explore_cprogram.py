@@ -280,6 +280,7 @@ ALL = s.Sequence(
         s.Zeropage(uffd=0, region=1, first=0, count=2),
         s.Poison(uffd=0, region=1, first=0, count=1),
         s.Move(uffd=0, region=0, first=1, count=1, to=6, to_first=0),
+        s.Migrate(region=0, first=0, count=2, node=1),
         s.Fork(event=0),
         s.Fork(),
         s.Thread(process=1),

@@ -144,6 +144,9 @@ def test_known_finding_is_recognised_and_nothing_beside_it() -> None:
     missing = s.Register(uffd=0, mode=("wp", "missing"), **RANGE)  # there the kernel wakes
     steps = (*STEPS[:7], missing, *STEPS[8:])
     assert known.recognise(s.Sequence(steps=steps), ASLEEP) is None
+    beside = s.Register(uffd=0, mode=("wp", "missing"), region=0, first=0, count=1)  # wakes who waits for page 0 alone
+    steps = (*STEPS[:7], beside, s.Register(uffd=0, mode=("wp",), region=0, first=1, count=1), *STEPS[8:])
+    assert known.recognise(s.Sequence(steps=steps), replace(ASLEEP, step=11)) is finding
 
 
 def test_refused_writeprotect_is_known_ahead_of_the_offending_page_only() -> None:

@@ -221,6 +221,15 @@ def test_reclaim_keeps_protection() -> None:
     assert walk.access("read") == {"blocked"}
 
 
+def test_migration_keeps_protection() -> None:
+    """I4: a page that is moved is the same page."""
+    walk = Walk()
+    walk.protect()
+    assert walk.do(s.Migrate(region=0, first=0, count=2, node=1)).errno == {"0"}
+    assert (walk.marked(), walk.page().words) == ([YES, NO], {10})
+    assert walk.access("read") == {"blocked"}
+
+
 def test_what_is_observed_narrows_what_may_be() -> None:
     walk = Walk("shmem", "wp", WP)
     walk.protect()

@@ -26,6 +26,7 @@ ALL = Offer(
     poison=True,
     guard=True,
     ksm=True,
+    nodes=True,
     minor=("shmem", "hugetlb"),
     categories=(scan.Page.ACCESSED, scan.Page.WRITTEN),
 )

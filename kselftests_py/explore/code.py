@@ -177,6 +177,9 @@ class Code:
                 return [], [f"exit_child(&child[{step.process}]);", *idle]
             case s.SwapCycle():
                 return ["swap_cycle()"], []
+            case s.Migrate():
+                where = f"{self.at(step.region, step.first)}, {step.count}, {self.size(step.region)}, {step.node}"
+                return [f"migrate({where})"], []
             case s.Mprotect() | s.Madvise() | s.Munmap() | s.Mremap() | s.PunchHole():
                 return self._memory(step)
             case _:

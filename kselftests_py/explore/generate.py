@@ -318,6 +318,7 @@ OPERATIONS: dict[str, tuple[int, _Read]] = {
     "continue": (4, _continue),
     "mremap": (2, _mremap),
     "move": (2, _move),
+    "migrate": (2, lambda walk, raw: s.Migrate(node=raw.d % 2, **raw.range(walk))),
     "munmap": (1, lambda walk, raw: s.Munmap(process=raw.process(walk), **raw.range(walk))),
     "swapcycle": (1, lambda walk, raw: s.SwapCycle()),
     "exit": (1, lambda walk, raw: s.Exit(process=1 + raw.a % max(1, len(walk.model.alive) - 1))),
@@ -334,7 +335,7 @@ def chosen(offer: Offer) -> list[str]:
         "continue": bool(offer.minor),
         "poison": offer.poison,
     }
-    can |= dict.fromkeys(("guardinstall", "guardremove"), offer.guard)
+    can |= dict.fromkeys(("guardinstall", "guardremove"), offer.guard) | {"migrate": offer.nodes}
     can |= dict.fromkeys(("mergeable", "unmergeable"), offer.ksm)
     return [name for name, (weight, _) in OPERATIONS.items() if can.get(name, True) for _ in range(weight)]
 
@@ -347,7 +348,7 @@ def sequences(draw: st.DrawFn, offer: Offer, length: int = LENGTH) -> s.Sequence
     kinds = draw(st.lists(st.tuples(st.sampled_from(often), st.integers(1, 5)), min_size=1, max_size=2))
     if draw(_NUMBER) >= 8:  # mremap needs two of a kind
         kinds = [(kinds[0][0], pages) for _, pages in kinds]
-    huge = offer.thp and draw(_NUMBER) >= 14
+    huge = offer.thp and draw(_NUMBER) >= 12
     for kind, pages in kinds:
         if huge and kind == "anon":
             walk.put(s.Map(kind=kind, pages=HUGE, thp=True))
@@ -392,8 +393,7 @@ def _put(walk: Walk, name: str, raw: Raw) -> None:
     """The operation; where it cannot be, an access, which is what shows most. After a fork a thread of the child."""
     step = OPERATIONS[name][1](walk, raw)
     if step is None or not walk.put(step):
-        other = _access(walk, raw) if name != "nothing" else None
-        if other is not None:
+        if name != "nothing" and (other := _access(walk, raw)) is not None:
             walk.put(other)
     elif isinstance(step, s.Fork):
         walk.put(s.Thread(process=len(walk.model.alive) - 1))

@@ -84,6 +84,8 @@ def _lacks(step: s.Step, caps: Capabilities) -> str | None:
             return caps.missing("guard")
         case s.Madvise() if step.advice in ("MERGEABLE", "UNMERGEABLE"):
             return caps.missing("ksm")
+        case s.Migrate():
+            return caps.missing("nodes")
         case s.SwapCycle():
             return caps.missing("swap")
         case _:

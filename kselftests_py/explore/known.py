@@ -23,14 +23,14 @@ class Known:
 
 
 def _asleep_after_unregister(step: s.Step, claim: s.Claim, before: Model) -> bool:
-    """Only where the range is not registered for missing pages: there the kernel does wake."""
+    """Only where the page is not registered for missing pages: who sleeps in such a mapping is woken."""
     if not isinstance(step, s.Unregister) or claim.check != "state" or claim.seen != "blocked" or claim.what < 0:
         return False
     access = before.actors[claim.what].access
     if access is None or access.region != step.region or not step.first <= access.page < step.first + step.count:
         return False
     pages = before.span(before.uffds[step.uffd].process, step.region, step.first, step.count)
-    return not any(page.missing for page in pages)
+    return not pages[access.page - step.first].missing
 
 
 def _prefix_protected(step: s.Step, claim: s.Claim, before: Model) -> bool:

@@ -9,7 +9,8 @@ from kselftests_py.explore.execute import categories_of
 from kselftests_py.lab import Capabilities, Feature
 from kselftests_py.lab import constants as scan
 
-_NEEDS = {"swap": "swap", "thp": "thp", "move": "move", "poison": "poison", "guard": "guard", "ksm": "ksm"}
+_OPTIONAL = ("swap", "thp", "move", "poison", "guard", "ksm", "nodes")
+"""Capabilities that an attribute of :class:`Offer` is named after."""
 _MINOR: dict[s.Kind, str] = {"shmem": "minor_shmem", "hugetlb": "minor_hugetlb"}
 
 
@@ -26,6 +27,7 @@ class Offer:
     poison: bool
     guard: bool
     ksm: bool  # that can be told to run, and is not: on a kernel that was booted for this
+    nodes: bool  # two, to migrate between
     minor: tuple[s.Kind, ...]  # whose minor faults are told of
     categories: tuple[scan.Page, ...]  # that PAGEMAP_SCAN can be asked for
     skipped: tuple[str, ...] = ()
@@ -50,7 +52,7 @@ class Offer:
             "EVENT_FORK": "event_fork",
         }
         features = tuple(name for name, need in optional.items() if caps.missing(need) is None)
-        absent = {name: caps.missing(need) for name, need in _NEEDS.items()}
+        absent = {name: caps.missing(name) for name in _OPTIONAL}
         skipped += [f"{name}: {why}" for name, why in absent.items() if why]
         features += tuple(name for name in ("EVENT_REMAP",) if Feature[name] in caps.features)
         there = {name: why is None for name, why in absent.items()}

@@ -134,6 +134,11 @@ def move(run: Runner, step: s.Move) -> None:
     run.call(0, ops.move(step.uffd + 1, run.address(step.to, step.to_first), start, length))
 
 
+def migrate(run: Runner, step: s.Migrate) -> None:
+    start, length = run.range(step)
+    run.call(0, ops.move_pages(start, length, run.regions[step.region].page_size, step.node))
+
+
 def fork(run: Runner, step: s.Fork) -> None:
     seen = run.now
 
@@ -192,6 +197,7 @@ PERFORM: dict[type, Callable[[Runner, Any], None]] = {
     s.Zeropage: zeropage,
     s.Poison: poison,
     s.Move: move,
+    s.Migrate: migrate,
     s.Fork: fork,
     s.Exit: exit_,
     s.SwapCycle: swap_cycle,

@@ -260,6 +260,10 @@ def poison(model: Model, step: s.Poison) -> None:
     return None
 
 
+def migrate(model: Model, step: s.Migrate) -> None:
+    model.mapped(0, step.region, step.first, step.count)  # I4: where a page is changes nothing else
+
+
 RULES: dict[type, Callable[[Model, Any], None]] = {
     s.Map: map_,
     s.Populate: populate,
@@ -283,6 +287,7 @@ RULES: dict[type, Callable[[Model, Any], None]] = {
     s.Zeropage: zeropage,
     s.Poison: poison,
     s.Move: move,
+    s.Migrate: migrate,
     s.Fork: fork,
     s.Exit: exit_,
     s.SwapCycle: swap_cycle,

@@ -283,6 +283,14 @@ class Move(_Range, frozen=True, kw_only=True):
     to_first: Page
 
 
+class Migrate(_Range, frozen=True, kw_only=True):
+    """move_pages(2) of the range, of process 0, to NUMA node ``node`` with MPOL_MF_MOVE_ALL, as root. Pages that are
+    not there, or cannot be moved, stay. Needs two nodes.
+    """
+
+    node: Annotated[int, Meta(ge=0, le=1)]
+
+
 class Fork(_Step, frozen=True, kw_only=True):
     """fork(2) by process 0; makes the next process. Its actors are not in the child. With ``event``, the number of a
     userfaultfd with EVENT_FORK and something registered: another thread reads its fork event meanwhile, and the
@@ -325,6 +333,7 @@ Step = (
     | Zeropage
     | Poison
     | Move
+    | Migrate
     | Fork
     | Exit
     | SwapCycle

@@ -115,6 +115,8 @@ def _memory(step: s.Step) -> str:
             return f"UFFDIO_{name} of {what}{_pages(step)}, by userfaultfd {step.uffd}{mode}."
         case s.Move():
             return f"UFFDIO_MOVE of {_pages(step)} {_target(step.to, step.to_first)}, by userfaultfd {step.uffd}."
+        case s.Migrate():
+            return f"move_pages of {_pages(step)} to NUMA node {step.node}."
         case s.Mprotect():
             return f"mprotect of {_pages(step)} to {PROTS[step.prot]}{_by(step.process)}."
         case s.Madvise():
@@ -205,6 +207,8 @@ def call_name(sequence: s.Sequence, number: int) -> str:
             return "fallocate FALLOC_FL_PUNCH_HOLE"
         case s.SwapCycle():
             return "swapoff, swapon"
+        case s.Migrate():
+            return "move_pages"
         case s.Map():
             return "mmap"
         case _:
