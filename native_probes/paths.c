@@ -20,10 +20,6 @@
 static const struct path *const tables[] = { kst_access_paths, kst_call_paths, kst_uffd_paths,
 					     kst_event_paths,  kst_swap_paths, kst_numa_paths };
 
-/* The boot has had a crowd (crowd.c): there are a few gaps since. Those who leave make room for a round's child. */
-#define CROWD_STAY 16
-#define CROWD_LEAVE 8
-
 /* The range as the path wants to find it. */
 static int prepare(struct work *w)
 {
@@ -150,19 +146,12 @@ static json_t *op_path_cost(struct kst_subject *s, const json_t *args)
 {
 	struct work w = { .fd = -1, .elsewhere_room = MAP_FAILED, .bytes = MAP_FAILED, .stamps = MAP_FAILED };
 	bool tracked = json_object_get(args, "mode") != NULL;
-	json_t *reply = NULL;
-	int err;
+	json_t *reply = kst_loop_init(&w.loop, s, args, tracked);
 
-	w.path = find_path(args, &reply);
-	if (!w.path)
-		return reply;
-	/* Before there is memory that a child would share. */
-	err = w.path->forks ? kst_crowd_gather(&w.crowd, CROWD_STAY, CROWD_LEAVE) : 0;
 	w.tracked = tracked;
 	w.lie = tracked && kst_control(s, "drop_in_child");
-	reply = kst_loop_init(&w.loop, s, args, tracked);
-	if (!reply && err)
-		reply = kst_errno(err, "fork");
+	if (!reply)
+		w.path = find_path(args, &reply);
 	if (!reply && w.path->tracked && !tracked)
 		reply = kst_error("path: %s needs a mode", w.path->name);
 	if (!reply && w.path->bare && tracked)
@@ -172,7 +161,6 @@ static json_t *op_path_cost(struct kst_subject *s, const json_t *args)
 	if (!reply)
 		reply = run_path(&w);
 	tear_down(&w);
-	kst_crowd_end(&w.crowd);
 	return reply;
 }
 
