@@ -51,6 +51,9 @@ def figure(value: float, labels: dict[str, str], kernel: str = NEW, mode: str = 
         (FORK, 380_000, 382_281, "dearer"),
         (FORK, 380_000, 382_560, "dearer"),  # ten instructions a page
         (MISSING, 27_000, 27_270, "same"),
+        ({"path": "absent-read", "kind": "hugetlb"}, 3502, 3519, "same"),
+        ({"path": "absent-read", "kind": "hugetlb"}, 3502, 3520, "dearer"),
+        ({"path": "absent-read", "kind": "anon"}, 3502, 3503, "dearer"),
         (STAGE, 1_200, 1_225, "dearer"),
     ],
 )
