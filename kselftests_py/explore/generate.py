@@ -334,8 +334,9 @@ def chosen(offer: Offer) -> list[str]:
         "collapse": offer.thp,
         "continue": bool(offer.minor),
         "poison": offer.poison,
+        "migrate": offer.nodes,
     }
-    can |= dict.fromkeys(("guardinstall", "guardremove"), offer.guard) | {"migrate": offer.nodes}
+    can |= dict.fromkeys(("guardinstall", "guardremove"), offer.guard)
     can |= dict.fromkeys(("mergeable", "unmergeable"), offer.ksm)
     return [name for name, (weight, _) in OPERATIONS.items() if can.get(name, True) for _ in range(weight)]
 

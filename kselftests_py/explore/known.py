@@ -29,8 +29,8 @@ def _asleep_after_unregister(step: s.Step, claim: s.Claim, before: Model) -> boo
     access = before.actors[claim.what].access
     if access is None or access.region != step.region or not step.first <= access.page < step.first + step.count:
         return False
-    pages = before.span(before.uffds[step.uffd].process, step.region, step.first, step.count)
-    return not pages[access.page - step.first].missing
+    (page,) = before.span(before.uffds[step.uffd].process, step.region, access.page, 1)
+    return not page.missing
 
 
 def _prefix_protected(step: s.Step, claim: s.Claim, before: Model) -> bool:
