@@ -11,6 +11,7 @@ from test_explore_files import ASLEEP, SEQUENCE
 
 from kselftests_py import cli
 from kselftests_py.explore import steps as s
+from kselftests_py.explore.claims import Replay, encode
 
 
 def kst(*arguments: str | Path) -> Result:
@@ -21,7 +22,7 @@ def kst(*arguments: str | Path) -> Result:
 def folder(tmp_path: Path) -> Path:
     """For a run; a skip where the running kernel has no userfaultfd that protects."""
     asleep = tmp_path / "asleep.json"
-    asleep.write_bytes(s.encode(s.Replay(format=1, sequence=SEQUENCE, claim=ASLEEP)))
+    asleep.write_bytes(encode(Replay(format=1, sequence=SEQUENCE, claim=ASLEEP)))
     first = kst("--replay", asleep, "--out", tmp_path / "first")
     if "needs what this kernel lacks" in first.output:
         pytest.skip(first.output)
@@ -56,7 +57,7 @@ def test_nothing_found_ends_with_0(folder: Path) -> None:
 
 def replay_file(folder: Path, *steps: s.Step) -> Path:
     path = folder / "replay.json"
-    path.write_bytes(s.encode(s.Replay(format=1, sequence=s.Sequence(steps=steps))))
+    path.write_bytes(encode(Replay(format=1, sequence=s.Sequence(steps=steps))))
     return path
 
 

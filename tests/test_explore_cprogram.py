@@ -14,6 +14,7 @@ import pytest
 
 from kselftests_py.explore import cprogram
 from kselftests_py.explore import steps as s
+from kselftests_py.explore.claims import Check, Claim
 from kselftests_py.explore.cprogram import render
 from kselftests_py.explore.words import draft, in_words
 
@@ -29,7 +30,7 @@ def compiled(text: str, folder: Path) -> Path:
     return program
 
 
-def run(sequence: s.Sequence, claim: s.Claim, folder: Path) -> tuple[int, str]:
+def run(sequence: s.Sequence, claim: Claim, folder: Path) -> tuple[int, str]:
     """The exit status and the output; skips where this machine cannot try it."""
     program = compiled(render(sequence, claim), folder)
     done = subprocess.run([str(program)], capture_output=True, text=True, check=False, timeout=100)
@@ -61,15 +62,15 @@ class Case:
     """A check that holds on every kernel, and what to expect of it wrongly."""
 
     sequence: s.Sequence
-    claim: s.Claim
+    claim: Claim
     wrong: str
     says: str
 
 
-def case(sequence: s.Sequence, check: s.Check, expected: str, wrong: str, says: str, **of: Any) -> Case:
+def case(sequence: s.Sequence, check: Check, expected: str, wrong: str, says: str, **of: Any) -> Case:
     """The check is made at the last step unless told."""
     of = {"step": len(sequence.steps) - 1} | of
-    return Case(sequence, s.Claim(check=check, expected=(expected,), **of), wrong, says)
+    return Case(sequence, Claim(check=check, expected=(expected,), **of), wrong, says)
 
 
 FORKED = protected(s.Fork(event=0), s.Thread(process=1), features=(*WP, "EVENT_FORK"))
@@ -225,13 +226,13 @@ def test_a_step_before_that_goes_otherwise_exits_3(tmp_path: Path) -> None:
     # Nothing is registered where the second step of the claim's sequence says so: UFFDIO_WRITEPROTECT is refused.
     steps = protected().steps
     hole = s.Sequence(steps=(*steps[:3], s.Move(uffd=0, region=0, first=0, count=1, to=0, to_first=1), *steps[3:]))
-    status, output = run(hole, s.Claim(step=5, check="marked", page=0, expected=("yes",)), tmp_path)
+    status, output = run(hole, Claim(step=5, check="marked", page=0, expected=("yes",)), tmp_path)
     assert (status, output) == (3, "could not get that far: 3: UFFDIO_MOVE: Invalid argument\n")
 
 
 def test_no_end_within_the_bound_exits_1(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(cprogram, "BOUND_S", 3)
-    claim = s.Claim(step=5, check="hang", seen="no answer")
+    claim = Claim(step=5, check="hang", seen="no answer")
     assert run(protected(*WRITE), claim, tmp_path) == (0, "")
     # Nobody reads the event of this fork, which sleeps until somebody does.
     unread = protected(s.Fork(), features=(*WP, "EVENT_FORK"))
@@ -241,7 +242,7 @@ def test_no_end_within_the_bound_exits_1(tmp_path: Path, monkeypatch: pytest.Mon
 
 def test_a_quiet_kernel_log_exits_0(tmp_path: Path) -> None:
     sequence = protected(*WRITE, s.Fork(event=0), features=(*WP, "EVENT_FORK"))
-    claim = s.Claim(step=8, check="crash", seen="WARNING: mm/x.c")
+    claim = Claim(step=8, check="crash", seen="WARNING: mm/x.c")
     text = render(sequence, claim)
     # What the explorer looks at and reads, too, since a kernel may complain of that.
     assert text.count("look_at_memory(child[1].pid);") == 1
@@ -300,11 +301,11 @@ ALL = s.Sequence(
 def test_every_step_compiles(tmp_path: Path) -> None:
     assert {type(step) for step in ALL.steps} == set(get_args(s.Step))
     end = len(ALL.steps)
-    compiled(render(ALL, s.Claim(step=end - 1, check="messages", what=2, expected=("none", "remap"))), tmp_path)
-    of_child = s.Claim(step=end, check="contents", what=1, page=1, process=1, expected=("2", "3"), seen="SIGBUS")
+    compiled(render(ALL, Claim(step=end - 1, check="messages", what=2, expected=("none", "remap"))), tmp_path)
+    of_child = Claim(step=end, check="contents", what=1, page=1, process=1, expected=("2", "3"), seen="SIGBUS")
     compiled(render(ALL, of_child), tmp_path)
-    compiled(render(ALL, s.Claim(step=end, check="crash", seen="WARNING: mm")), tmp_path)
-    accessed = s.Claim(step=10, check="accessed", what=3, page=1, expected=("no",))
+    compiled(render(ALL, Claim(step=end, check="crash", seen="WARNING: mm")), tmp_path)
+    accessed = Claim(step=10, check="accessed", what=3, page=1, expected=("no",))
     compiled(render(ALL, accessed), tmp_path)
     assert [line.split(":")[0] for line in in_words(ALL)] == [str(number) for number in range(end)]
 
@@ -323,7 +324,7 @@ def test_every_step_compiles_alone(tmp_path: Path) -> None:
     each = {(type(step), getattr(step, "advice", "")): alone(step) for step in ALL.steps}
     for number, sequence in enumerate(each.values()):
         program = tmp_path / f"{number}.c"
-        program.write_text(render(sequence, s.Claim(step=len(sequence.steps) - 1, check="hang")))
+        program.write_text(render(sequence, Claim(step=len(sequence.steps) - 1, check="hang")))
     command = [
         "gcc",
         "-std=gnu11",
@@ -340,14 +341,14 @@ def test_every_step_compiles_alone(tmp_path: Path) -> None:
 
 def test_what_the_machine_lacks_exits_4(tmp_path: Path) -> None:
     many = s.Sequence(steps=(s.Map(kind="hugetlb", pages=s.PAGES_MAX), s.Map(kind="hugetlb", pages=s.PAGES_MAX)))
-    text = render(many, s.Claim(step=2, check="hang"))
+    text = render(many, Claim(step=2, check="hang"))
     done = subprocess.run([str(compiled(text, tmp_path))], capture_output=True, text=True, check=False, timeout=100)
     assert (done.returncode, done.stdout[:10]) == (4, "cannot map")
 
 
 def test_texts_of_a_guest_stay_texts(tmp_path: Path) -> None:
     hostile = 'x*/ system("id"); /*\n#error\n"; %s%n \\ ??/ \x1b[31m \u202e ä'
-    claim = s.Claim(step=6, check="messages", expected=(hostile,), seen=hostile, why=hostile)
+    claim = Claim(step=6, check="messages", expected=(hostile,), seen=hostile, why=hostile)
     text = render(s.Sequence(steps=protected(*WRITE).steps, made_by=hostile), claim)
     done = subprocess.run([str(compiled(text, tmp_path))], capture_output=True, text=True, check=False, timeout=100)
     if done.returncode != 4:
@@ -362,16 +363,16 @@ def test_texts_of_a_guest_stay_texts(tmp_path: Path) -> None:
 
 def test_words() -> None:
     sequence = protected(*WRITE)
-    claim = s.Claim(step=6, check="state", what=0, expected=("blocked",), seen="done")
+    claim = Claim(step=6, check="state", what=0, expected=("blocked",), seen="done")
     assert in_words(sequence, claim)[4:] == [
         "4: UFFDIO_WRITEPROTECT protects pages 0 to 1 of region 0, by userfaultfd 0.",
         "5: Thread 0, of process 0.",
         "6: Thread 0 writes 7 to page 1 of region 0.",
         "The write to page 1 of region 0 by thread 0 is expected to trap; it completed.",
     ]
-    errno = s.Claim(step=3, check="errno", expected=("EINVAL", "EBUSY"), seen="0")
+    errno = Claim(step=3, check="errno", expected=("EINVAL", "EBUSY"), seen="0")
     assert in_words(sequence, errno)[-1] == "UFFDIO_REGISTER is expected to give EINVAL or EBUSY; it gave success."
-    marked = s.Claim(step=6, check="marked", page=1, expected=("no",), seen="yes")
+    marked = Claim(step=6, check="marked", page=1, expected=("no",), seen="yes")
     assert in_words(sequence, marked)[-1] == (
         "Page 1 of region 0 is expected not to have the marker (pagemap bit 57); it has."
     )
@@ -380,16 +381,16 @@ def test_words() -> None:
 @pytest.mark.parametrize(
     ("claim", "says"),
     [
-        (s.Claim(step=9, check="hang"), "no check of hang at step 9 of a sequence of 7 steps"),
-        (s.Claim(step=7, check="errno", expected=("0",)), "no check of errno at step 7"),
-        (s.Claim(step=3, check="errno", expected=("0; system()",)), "no name of an errno"),
-        (s.Claim(step=6, check="value", expected=("1 + 1",)), "not a word in decimal"),
-        (s.Claim(step=6, check="marked", expected=("yes",)), "names no page"),
-        (s.Claim(step=6, check="marked", page=1, expected=("yes", "no")), "neither yes nor no"),
-        (s.Claim(step=6, check="marked", what=1, page=1, expected=("no",)), "no earlier step makes"),
-        (s.Claim(step=6, check="state", what=1, expected=("done",)), "thread 1 has accessed nothing by step 6"),
+        (Claim(step=9, check="hang"), "no check of hang at step 9 of a sequence of 7 steps"),
+        (Claim(step=7, check="errno", expected=("0",)), "no check of errno at step 7"),
+        (Claim(step=3, check="errno", expected=("0; system()",)), "no name of an errno"),
+        (Claim(step=6, check="value", expected=("1 + 1",)), "not a word in decimal"),
+        (Claim(step=6, check="marked", expected=("yes",)), "names no page"),
+        (Claim(step=6, check="marked", page=1, expected=("yes", "no")), "neither yes nor no"),
+        (Claim(step=6, check="marked", what=1, page=1, expected=("no",)), "no earlier step makes"),
+        (Claim(step=6, check="state", what=1, expected=("done",)), "thread 1 has accessed nothing by step 6"),
     ],
 )
-def test_a_claim_that_is_none_of_the_sequence(claim: s.Claim, says: str) -> None:
+def test_a_claim_that_is_none_of_the_sequence(claim: Claim, says: str) -> None:
     with pytest.raises(ValueError, match=says):
         render(protected(*WRITE), claim)

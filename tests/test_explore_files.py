@@ -12,6 +12,7 @@ from explore_walk import WP
 from kselftests_py.errors import UsageError
 from kselftests_py.explore import kept, known
 from kselftests_py.explore import steps as s
+from kselftests_py.explore.claims import Claim, Replay, encode
 from kselftests_py.explore.model import Model
 from kselftests_py.explore.reduce import fewer, reduce, without
 from kselftests_py.paths import data_dir
@@ -30,18 +31,18 @@ STEPS: tuple[s.Step, ...] = (
     s.Access(actor=1, how="write", region=0, page=1, value=7),
     s.Unregister(uffd=0, **RANGE),
 )
-ASLEEP = s.Claim(step=10, check="state", what=1, expected=("done",), seen="blocked")
+ASLEEP = Claim(step=10, check="state", what=1, expected=("done",), seen="blocked")
 SEQUENCE = s.Sequence(steps=STEPS, seed=3, made_by="a test")
 
 
 def text(**changes: Any) -> bytes:
-    given = msgspec.to_builtins(s.Replay(format=1, sequence=SEQUENCE, claim=ASLEEP))
+    given = msgspec.to_builtins(Replay(format=1, sequence=SEQUENCE, claim=ASLEEP))
     return json.dumps(given | changes).encode()
 
 
 def test_file_comes_back_as_it_was() -> None:
-    replay = s.Replay(format=1, sequence=SEQUENCE, claim=ASLEEP)
-    assert kept.decoded(s.encode(replay), "x") == replay
+    replay = Replay(format=1, sequence=SEQUENCE, claim=ASLEEP)
+    assert kept.decoded(encode(replay), "x") == replay
 
 
 def test_every_sequence_that_was_kept_has_a_page_that_is_surely_protected() -> None:
@@ -101,7 +102,7 @@ def test_step_goes_only_if_nothing_needs_what_it_makes() -> None:
 
 
 def test_reducing_takes_away_what_the_failure_does_not_need() -> None:
-    def still(sequence: s.Sequence) -> s.Claim | None:
+    def still(sequence: s.Sequence) -> Claim | None:
         """As a kernel that is always asleep after UFFDIO_UNREGISTER of a thread that was blocked."""
         last = sequence.steps[-1]
         if not isinstance(last, s.Unregister) or not any(isinstance(one, s.Protect) for one in sequence.steps):
@@ -120,11 +121,11 @@ def test_reducing_takes_away_what_the_failure_does_not_need() -> None:
 def test_what_is_dear_to_try_is_reduced_in_few_tries() -> None:
     tries = 0
 
-    def still(sequence: s.Sequence) -> s.Claim | None:
+    def still(sequence: s.Sequence) -> Claim | None:
         nonlocal tries
         tries += 1
         crashes = {s.Protect, s.Access} <= {type(one) for one in sequence.steps}
-        return s.Claim(step=len(sequence.steps), check="crash") if crashes else None
+        return Claim(step=len(sequence.steps), check="crash") if crashes else None
 
     waits = tuple(s.Wake(uffd=0, **RANGE) for _ in range(60))
     long = msgspec.structs.replace(SEQUENCE, steps=(*STEPS[:9], *waits[:30], *STEPS[9:], *waits[30:]))
@@ -154,7 +155,7 @@ def test_refused_writeprotect_is_known_ahead_of_the_offending_page_only() -> Non
     one = RANGE | {"count": 1}
     steps = (*STEPS[:7], s.Register(uffd=0, mode=("wp",), **one), s.Protect(uffd=0, ioctl="writeprotect", **RANGE))
     sequence = s.Sequence(steps=steps)
-    claim = s.Claim(step=8, check="marked", what=0, page=0, expected=("no",), seen="yes")
+    claim = Claim(step=8, check="marked", what=0, page=0, expected=("no",), seen="yes")
     finding = known.recognise(sequence, claim)
     assert finding is not None
     assert finding.finding == "F003"
@@ -173,7 +174,7 @@ def test_reclaimed_shared_memory_is_known_of_read_write_protection_only() -> Non
             s.Protect(uffd=0, ioctl=ioctl, **RANGE),  # type: ignore[arg-type]
             s.Madvise(advice="PAGEOUT", region=0, first=0, count=1),
         )
-        claim = s.Claim(step=5, check="marked", what=0, page=0, expected=("yes",), seen="no")
+        claim = Claim(step=5, check="marked", what=0, page=0, expected=("yes",), seen="no")
         finding = known.recognise(s.Sequence(steps=steps), claim)
         assert (finding and finding.finding) == expected
         assert known.recognise(s.Sequence(steps=steps), msgspec.structs.replace(claim, page=1)) is None

@@ -9,6 +9,7 @@ import pytest
 from kselftests_py.errors import HarnessError
 from kselftests_py.explore import execute, explorer
 from kselftests_py.explore import steps as s
+from kselftests_py.explore.claims import Claim
 from kselftests_py.explore.explorer import Explorer, Found
 from kselftests_py.explore.offer import Offer
 from kselftests_py.machines.kernel_log import Splat
@@ -124,12 +125,12 @@ def test_interrupt_keeps_what_is_found_as_far_as_it_is_shrunk(ground: Ground, mo
     all_well(monkeypatch)
     tries = 0
 
-    def judge(*given: Any) -> s.Claim | None:
+    def judge(*given: Any) -> Claim | None:
         nonlocal tries
         tries += 1
         if tries == 8:
             raise KeyboardInterrupt
-        return s.Claim(step=0, check="errno", expected=("0",), seen="EFAULT") if tries > 3 else None
+        return Claim(step=0, check="errno", expected=("0",), seen="EFAULT") if tries > 3 else None
 
     monkeypatch.setattr(explorer, "judge", judge)
     found: list[Found] = []

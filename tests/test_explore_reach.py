@@ -10,8 +10,9 @@ import pytest
 from hypothesis import HealthCheck, Phase
 
 from kselftests_py.explore import steps as s
+from kselftests_py.explore.choose import OPERATIONS
 from kselftests_py.explore.explorer import BATCH
-from kselftests_py.explore.generate import OPERATIONS, sequences
+from kselftests_py.explore.generate import sequences
 from kselftests_py.explore.model import Model, Place
 from kselftests_py.explore.offer import Offer
 from kselftests_py.lab import constants as scan

@@ -7,6 +7,7 @@ from explore_walk import WP, Walk
 
 from kselftests_py.explore import known
 from kselftests_py.explore import steps as s
+from kselftests_py.explore.claims import Claim
 from kselftests_py.explore.execute import Entry, Observed, Seen
 from kselftests_py.explore.judge import judge
 from kselftests_py.explore.model import HOLE, SIGNALS, State, Unmodelled
@@ -189,7 +190,7 @@ def test_f004_is_known_and_passed_over() -> None:
     """It is told at every look, so that nothing after it would ever be tried; what else is wrong is found still."""
     sequence, found = s.Sequence(steps=GUARDED), []
 
-    def passing(claim: s.Claim, after: object) -> bool:
+    def passing(claim: Claim, after: object) -> bool:
         finding = known.passed(claim, after)  # type: ignore[arg-type]
         found.append(finding and finding.finding)
         return finding is not None
@@ -205,7 +206,7 @@ def test_f004_is_known_and_passed_over() -> None:
     assert finding is known.PASSED
     # A hole that is called accessed is none of it, nor is a guard that is called so elsewhere.
     assert known.recognise(s.Sequence(steps=(*GUARDED[:4], GUARDED[3])), claim) is None
-    assert known.recognise(sequence, s.Claim(step=4, check="marked", page=0, expected=("no",), seen="yes")) is None
+    assert known.recognise(sequence, Claim(step=4, check="marked", page=0, expected=("no",), seen="yes")) is None
 
 
 @pytest.mark.parametrize(

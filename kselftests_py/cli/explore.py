@@ -14,10 +14,10 @@ from kselftests_py.cli.errors import EPILOG, one_line_errors
 from kselftests_py.cli.run import checked_memory
 from kselftests_py.errors import HarnessError
 from kselftests_py.explore import keep, kept
+from kselftests_py.explore.claims import Replay
 from kselftests_py.explore.explorer import Explorer, Found
 from kselftests_py.explore.ground import Ground, Note
 from kselftests_py.explore.replay import replay
-from kselftests_py.explore.steps import Replay
 from kselftests_py.explore.words import claim_in_words, in_words
 from kselftests_py.pytest_plugin.station import Settings
 from kselftests_py.reports.text import one_line

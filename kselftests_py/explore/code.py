@@ -7,11 +7,11 @@ from dataclasses import dataclass, field
 from typing import Any, get_args
 
 from kselftests_py.explore import steps as s
+from kselftests_py.explore.objects import HOW, HUGETLB, Objects
 
 LINE = 112
 """How long a line of main() may be without its indentation."""
 _PROT = {"none": "PROT_NONE", "r": "PROT_READ", "rw": "PROT_READ | PROT_WRITE"}
-_HUGETLB = ("hugetlb", "hugetlb_private")
 _FILES = {
     "shmem": 'memfd_create("page", MFD_CLOEXEC)',
     "tmpfs": 'open("/dev/shm", O_TMPFILE | O_RDWR | O_CLOEXEC, 0600)',
@@ -22,62 +22,6 @@ _MAP_FLAGS = {
     "hugetlb_private": "MAP_PRIVATE | MAP_ANONYMOUS | MAP_HUGETLB | 21 << MAP_HUGE_SHIFT",
 }
 FEATURES: tuple[str, ...] = get_args(s.Feature)
-_HOW = {"read": "r", "write": "w", "rmw": "a"}
-
-
-@dataclass(frozen=True)
-class Objects:
-    """What the steps of a sequence make, in order."""
-
-    regions: tuple[s.Map, ...]
-    uffds: int
-    threads: tuple[int, ...]
-    """The process of each actor."""
-    children: int
-    features: frozenset[str]
-    """UFFD_FEATURE_ names that are asked for, or that some step needs."""
-    swaps: bool
-    hows: tuple[str, ...]
-    """How threads access memory: of r, w, a (rmw)."""
-    child_threads: bool
-
-    @staticmethod
-    def of(steps: Iterable[s.Step], reader: int | None = None) -> Objects:
-        """*reader*: the process in which, after the steps, a thread reads memory."""
-        steps = tuple(steps)
-        hows = {_HOW[step.how] for step in steps if isinstance(step, s.Access)}
-        hows |= {"w"} if any(isinstance(step, s.Populate) for step in steps) else set()
-        hows |= {"r"} if reader is not None else set()
-        threads = tuple(step.process for step in steps if isinstance(step, s.Thread))
-        features = {name for step in steps if isinstance(step, s.Open) for name in step.features}
-        kinds = [step.kind for step in steps if isinstance(step, s.Map)]
-        for step in steps:
-            if isinstance(step, s.Register):
-                features |= {"PAGEFAULT_FLAG_WP"} if "wp" in step.mode else set()
-                features |= {"RWP"} if "rwp" in step.mode else set()
-                minor: s.Feature = "MINOR_HUGETLBFS" if kinds[step.region] in _HUGETLB else "MINOR_SHMEM"
-                features |= {minor} if "minor" in step.mode else set()
-            elif isinstance(step, s.Poison):
-                features.add("POISON")
-            elif isinstance(step, s.Move):
-                features.add("MOVE")
-            elif isinstance(step, s.SetMode):
-                features.add("RWP_ASYNC")
-        return Objects(
-            regions=tuple(step for step in steps if isinstance(step, s.Map)),
-            uffds=sum(
-                isinstance(step, s.Open) or (isinstance(step, s.Fork) and step.event is not None) for step in steps
-            ),
-            threads=threads,
-            children=sum(isinstance(step, s.Fork) for step in steps),
-            features=frozenset(features),
-            swaps=any(
-                isinstance(step, s.SwapCycle) or (isinstance(step, s.Madvise) and step.advice == "PAGEOUT")
-                for step in steps
-            ),
-            hows=tuple(sorted(hows)),
-            child_threads=any(threads) or bool(reader and any(isinstance(step, s.Fork) for step in steps)),
-        )
 
 
 @dataclass
@@ -102,7 +46,7 @@ class Code:
     # Names.
 
     def size(self, region: int) -> str:
-        return "HUGE" if self.objects.regions[region].kind in _HUGETLB else "PAGE"
+        return "HUGE" if self.objects.regions[region].kind in HUGETLB else "PAGE"
 
     def length(self, region: int, pages: int) -> str:
         return self.size(region) if pages == 1 else f"{pages} * {self.size(region)}"
@@ -166,7 +110,7 @@ class Code:
                 self._first_access.setdefault(step.actor, number)
                 page = self.at(step.region, step.page)
                 value = 0 if step.how == "read" else step.value
-                return [], self._begin(step.actor, _HOW[step.how], page, value)
+                return [], self._begin(step.actor, HOW[step.how], page, value)
             case s.Fork():
                 return self._fork(number, step)
             case s.Exit():
@@ -195,7 +139,7 @@ class Code:
             lines.append(f"{fd} = sized({_FILES[step.kind]}, {length});")
         flags = _MAP_FLAGS.get(step.kind, "MAP_SHARED")
         lines.append(f"region[{region}] = map({length}, {_PROT[step.prot]}, {flags}, {fd});")
-        if step.kind not in _HUGETLB:
+        if step.kind not in HUGETLB:
             advise = f"madvise(region[{region}], {length}, MADV_{'' if step.thp else 'NO'}HUGEPAGE)"
             refused = '\n\tquit(4, "no huge pages: %s", strerror(errno));'
             lines.append(f"if ({advise}){refused}" if step.thp else f"{advise};")

@@ -18,9 +18,11 @@ import jinja2
 
 from kselftests_py.explore import steps as s
 from kselftests_py.explore.before import checks_before
-from kselftests_py.explore.code import LINE, Code, Objects
+from kselftests_py.explore.claims import Claim
+from kselftests_py.explore.code import LINE, Code
 from kselftests_py.explore.judge import readable
 from kselftests_py.explore.model import SIGNALS, Unmodelled
+from kselftests_py.explore.objects import Objects
 from kselftests_py.explore.words import call_name, expectation, in_words, steps_in_words
 from kselftests_py.lab.errors import ERRNOS
 from kselftests_py.reports.text import one_line
@@ -66,7 +68,7 @@ _CONSTANTS = (
 )
 
 
-def render(sequence: s.Sequence, claim: s.Claim) -> str:
+def render(sequence: s.Sequence, claim: Claim) -> str:
     """The program. Steps after the claim's are left out; those before must go as the model expects. A system call of
     a step that is not modelled must succeed, and a thread may be done or blocked then.
 
@@ -83,7 +85,7 @@ def render(sequence: s.Sequence, claim: s.Claim) -> str:
         raise ValueError("a step or a claim names an object that no earlier step makes") from error
 
 
-def _assemble(code: Code, sequence: s.Sequence, claim: s.Claim, before: Many[s.Claim]) -> str:
+def _assemble(code: Code, sequence: s.Sequence, claim: Claim, before: Many[Claim]) -> str:
     steps = sequence.steps[: claim.step + 1]
     at_end = claim.step >= len(sequence.steps)
     if claim.step > len(sequence.steps) or (at_end and claim.check in ("errno", "messages")):
@@ -179,7 +181,7 @@ def _check_errno(status: int, call: str, allowed: Many[str], text: str) -> list[
     ]
 
 
-def _states(code: Code, sequence: s.Sequence, checks: Iterable[s.Claim]) -> list[str]:
+def _states(code: Code, sequence: s.Sequence, checks: Iterable[Claim]) -> list[str]:
     lines: list[str] = []
     for check in checks:
         if code.begun(check.what, check.step):
@@ -194,7 +196,7 @@ def _check_state(status: int, actor: str, allowed: Many[str], text: str) -> list
     return [f"if ({differs})", _quit(status, text, "%s", f"{actor}.state")]
 
 
-def _claim(code: Code, sequence: s.Sequence, claim: s.Claim) -> list[str]:
+def _claim(code: Code, sequence: s.Sequence, claim: Claim) -> list[str]:
     """The check after the last step."""
     text = expectation(sequence, claim)
     match claim.check:
@@ -222,7 +224,7 @@ def _claim(code: Code, sequence: s.Sequence, claim: s.Claim) -> list[str]:
             return _check_page(code, claim, text)
 
 
-def _check_page(code: Code, claim: s.Claim, text: str) -> list[str]:
+def _check_page(code: Code, claim: Claim, text: str) -> list[str]:
     """``marked``, ``accessed``, ``written``."""
     fd = f"pagemap({code.pid(claim.process)})"
     page = code.at(claim.what, _page(claim))
@@ -245,13 +247,13 @@ def _check_word(actor: str, allowed: Many[str], text: str, unless: Many[str] = (
     return [f"if ({differs})", _quit(1, text, "%llu", f"(unsigned long long){actor}.value")]
 
 
-def _page(claim: s.Claim) -> int:
+def _page(claim: Claim) -> int:
     if claim.page is None:
         raise ValueError(f"the check {claim.check} names no page")
     return claim.page
 
 
-def _text(code: Code, sequence: s.Sequence, claim: s.Claim, lines: list[str]) -> str:
+def _text(code: Code, sequence: s.Sequence, claim: Claim, lines: list[str]) -> str:
     signals = ["SIGBUS", "SIGSEGV"] if code.threads_run and _may_signal(sequence, claim) else []
     start = [*(["int error;", ""] if any(line.startswith("error = ") for line in lines) else []), "watch();"]
     start += [f"signal({name}, catch_signal);" for name in signals]
@@ -268,7 +270,7 @@ def _text(code: Code, sequence: s.Sequence, claim: s.Claim, lines: list[str]) ->
     return "\n".join([_HEADER % "\n * ".join(line.strip("/* ") for line in title), _select(parts, body) + body])
 
 
-def _may_signal(sequence: s.Sequence, claim: s.Claim) -> bool:
+def _may_signal(sequence: s.Sequence, claim: Claim) -> bool:
     """Whether an access may raise a signal, so that the program must survive it."""
     told = any(text.startswith("SIG") for text in (*claim.expected, claim.seen))
     return told or any(

@@ -18,6 +18,7 @@ from hypothesis.errors import HypothesisException
 from kselftests_py.errors import HarnessError
 from kselftests_py.explore import execute, known
 from kselftests_py.explore import steps as s
+from kselftests_py.explore.claims import Claim
 from kselftests_py.explore.generate import sequences
 from kselftests_py.explore.ground import Ground
 from kselftests_py.explore.judge import WHY, judge, readable
@@ -55,7 +56,7 @@ class Found:
     """A contradiction, shrunk. ``confirmed``: seen again, on a fresh boot where one can be had."""
 
     sequence: s.Sequence
-    claim: s.Claim
+    claim: Claim
     confirmed: bool
 
 
@@ -74,7 +75,7 @@ class Count:
         return f"{self.sequences} sequences of {self.operations / max(self.sequences, 1):.0f} operations{rate}"
 
 
-def signature(sequence: s.Sequence, claim: s.Claim) -> tuple[str, ...]:
+def signature(sequence: s.Sequence, claim: Claim) -> tuple[str, ...]:
     """What makes two failures one: the check, the operation that it fails after, and what was seen, if that is a word
     and not a number. Of a crash, what the kernel said, without the numbers in it.
     """
@@ -105,9 +106,9 @@ class Explorer:
         self.count = Count()
         self._seen: set[tuple[str, ...]] = set()
         self._lost = 0
-        self._crashed: tuple[s.Sequence, s.Claim] | None = None
+        self._crashed: tuple[s.Sequence, Claim] | None = None
         self._target: tuple[str, ...] | None = None
-        self._best: tuple[s.Sequence, s.Claim] | None = None
+        self._best: tuple[s.Sequence, Claim] | None = None
         self._until = self._shrink_until = self._next_note = self._failed = 0.0
         self._most: int | None = None
         self._tries, self._handed = 0, False
@@ -150,11 +151,11 @@ class Explorer:
                 self._found(Found(*pending, confirmed=False))
             raise
 
-    def _shrink_crash(self, sequence: s.Sequence, claim: s.Claim) -> None:
+    def _shrink_crash(self, sequence: s.Sequence, claim: Claim) -> None:
         """Take steps away while what is left crashes a fresh boot in the same way; not if it does not come again."""
         until, target = time.monotonic() + CRASH_S, signature(sequence, claim)
 
-        def still(shorter: s.Sequence) -> s.Claim | None:
+        def still(shorter: s.Sequence) -> Claim | None:
             if time.monotonic() >= until:
                 return None
             self._ground.renew()
@@ -228,7 +229,7 @@ class Explorer:
         self._shrink_until = now + SHRINK_S
         return True
 
-    def _expected(self, sequence: s.Sequence, claim: s.Claim) -> bool:
+    def _expected(self, sequence: s.Sequence, claim: Claim) -> bool:
         finding = known.recognise(sequence, claim)
         if finding is not None:
             self.count.known[finding.finding] += 1
@@ -238,7 +239,7 @@ class Explorer:
             return True
         return False
 
-    def _still(self, sequence: s.Sequence) -> s.Claim | None:
+    def _still(self, sequence: s.Sequence) -> Claim | None:
         """The claim, if the sequence fails as the one does that is being shrunk, and there is time left."""
         if time.monotonic() >= self._shrink_until:
             return None
@@ -247,7 +248,7 @@ class Explorer:
             return None
         return claim
 
-    def attempt(self, sequence: s.Sequence, *, single: bool = False, strict: bool = False) -> s.Claim | None:
+    def attempt(self, sequence: s.Sequence, *, single: bool = False, strict: bool = False) -> Claim | None:
         """Run the sequence once; the first check that fails. *strict*: also of what is known and changes nothing."""
         places, categories = readable(sequence), self._offer.categories
         try:
@@ -271,12 +272,12 @@ class Explorer:
             return self._crash(sequence, f"{splat.kind}: {splat.line}")
         return judge(sequence, observed) if strict else judge(sequence, observed, self._passes)
 
-    def _passes(self, claim: s.Claim, after: Model) -> bool:
+    def _passes(self, claim: Claim, after: Model) -> bool:
         finding = known.passed(claim, after)
         self._passed |= {finding.finding} if finding is not None else set()
         return finding is not None
 
-    def _machine_lost(self, sequence: s.Sequence, lost: MachineLost) -> s.Claim | None:
+    def _machine_lost(self, sequence: s.Sequence, lost: MachineLost) -> Claim | None:
         self._ground.renew()
         if lost.loss in (Loss.PANIC, Loss.OOPS, Loss.HANG):
             return self._crash(sequence, str(lost))
@@ -287,10 +288,10 @@ class Explorer:
         return None
 
     @staticmethod
-    def _crash(sequence: s.Sequence, seen: str) -> s.Claim:
-        return s.Claim(step=len(sequence.steps), check="crash", seen=seen[:400], why=WHY["crash"])
+    def _crash(sequence: s.Sequence, seen: str) -> Claim:
+        return Claim(step=len(sequence.steps), check="crash", seen=seen[:400], why=WHY["crash"])
 
-    def _keep(self, sequence: s.Sequence, claim: s.Claim) -> None:
+    def _keep(self, sequence: s.Sequence, claim: Claim) -> None:
         """Replay the contradiction on a fresh boot, and hand it over."""
         sequence = msgspec.structs.replace(
             sequence, seed=self._seed, made_by=f"kst explore on {self._ground.label}"[:400]

@@ -8,10 +8,11 @@ from collections.abc import Callable
 import msgspec
 
 from kselftests_py.explore import steps as s
+from kselftests_py.explore.claims import Check, Claim
 from kselftests_py.explore.execute import HELPER, Entry, Observed, Seen
 from kselftests_py.explore.model import SIGNALS, Expected, Model, Page, Place, Settled, Words
 
-Pass = Callable[[s.Claim, Model], bool]
+Pass = Callable[[Claim, Model], bool]
 """Whether a wrong report is to be passed over: it is one of those that change nothing, and a finding already."""
 
 
@@ -24,7 +25,7 @@ def readable(sequence: s.Sequence) -> list[Place]:
     return [place for place, page in model.pages.items() if page.prot in ("r", "rw")]
 
 
-WHY: dict[s.Check, str] = {
+WHY: dict[Check, str] = {
     "errno": "the UAPI contract (suites/trapping/contract.toml) says what a call accepts and refuses",
     "state": "I1: nobody sleeps for nothing; I3: no access is missed",
     "value": "I5: tracking never changes data; I6: after fork neither side sees the other's later writes",
@@ -39,13 +40,13 @@ WHY: dict[s.Check, str] = {
 """What each expectation rests on."""
 
 
-def judge(sequence: s.Sequence, observed: Observed, passing: Pass = lambda claim, model: False) -> s.Claim | None:
+def judge(sequence: s.Sequence, observed: Observed, passing: Pass = lambda claim, model: False) -> Claim | None:
     """The first contradiction, or None."""
     claim = _first(sequence, observed, passing)
     return claim and msgspec.structs.replace(claim, why=WHY[claim.check])
 
 
-def _first(sequence: s.Sequence, observed: Observed, passing: Pass) -> s.Claim | None:
+def _first(sequence: s.Sequence, observed: Observed, passing: Pass) -> Claim | None:
     model = Model()
     for number, (step, seen) in enumerate(zip(sequence.steps, observed.steps, strict=False)):
         if seen.errno is None:
@@ -56,22 +57,22 @@ def _first(sequence: s.Sequence, observed: Observed, passing: Pass) -> s.Claim |
     return _final(model, len(sequence.steps), observed)
 
 
-def _lost(number: int, observed: Observed) -> s.Claim:
+def _lost(number: int, observed: Observed) -> Claim:
     if observed.lost is None:
         raise AssertionError(f"step {number} was not run, though every check before it holds")
-    return s.Claim(step=number, check="hang", seen=str(observed.lost)[:400])
+    return Claim(step=number, check="hang", seen=str(observed.lost)[:400])
 
 
-def _step(model: Model, number: int, expected: Expected, seen: Seen, passing: Pass) -> s.Claim | None:
+def _step(model: Model, number: int, expected: Expected, seen: Seen, passing: Pass) -> Claim | None:
     if seen.errno not in expected.errno:
-        return s.Claim(step=number, check="errno", expected=tuple(sorted(expected.errno)), seen=str(seen.errno))
+        return Claim(step=number, check="errno", expected=tuple(sorted(expected.errno)), seen=str(seen.errno))
     if seen.states.get(HELPER, "done") != "done":
-        return s.Claim(step=number, check="state", what=HELPER, expected=("done",), seen=seen.states[HELPER])
+        return Claim(step=number, check="state", what=HELPER, expected=("done",), seen=seen.states[HELPER])
     for actor in sorted([*expected.accesses, *expected.still]):
         outcomes = expected.outcomes(actor)
         if seen.states.get(actor, "") not in outcomes:
             state = seen.states.get(actor, "")
-            return s.Claim(step=number, check="state", what=actor, expected=tuple(sorted(outcomes)), seen=state)
+            return Claim(step=number, check="state", what=actor, expected=tuple(sorted(outcomes)), seen=state)
     settled = model.settle(seen.states)
     return (
         _values(number, settled, seen)
@@ -80,10 +81,10 @@ def _step(model: Model, number: int, expected: Expected, seen: Seen, passing: Pa
     )
 
 
-def _values(number: int, settled: Settled, seen: Seen) -> s.Claim | None:
+def _values(number: int, settled: Settled, seen: Seen) -> Claim | None:
     for actor, words in settled.values.items():
         if words is not None and actor in seen.values and seen.values[actor] not in words:
-            return s.Claim(step=number, check="value", what=actor, expected=_texts(words), seen=str(seen.values[actor]))
+            return Claim(step=number, check="value", what=actor, expected=_texts(words), seen=str(seen.values[actor]))
     return None
 
 
@@ -91,7 +92,7 @@ def _texts(words: Words) -> tuple[str, ...]:
     return tuple(str(word) for word in sorted(words or ())[:16])
 
 
-def _messages(model: Model, number: int, settled: Settled, seen: Seen) -> s.Claim | None:
+def _messages(model: Model, number: int, settled: Settled, seen: Seen) -> Claim | None:
     for uffd, found in sorted(seen.messages.items()):
         allowed = {
             tuple(sorted(one for one in chosen if one)) for chosen in itertools.product(*settled.messages.get(uffd, []))
@@ -99,11 +100,11 @@ def _messages(model: Model, number: int, settled: Settled, seen: Seen) -> s.Clai
         if tuple(found) not in allowed:
             texts = sorted("; ".join(one) or "none" for one in allowed)[:16]
             seen_text = ("; ".join(found) or "none")[:400]
-            return s.Claim(step=number, check="messages", what=uffd, expected=tuple(texts), seen=seen_text)
+            return Claim(step=number, check="messages", what=uffd, expected=tuple(texts), seen=seen_text)
     return None
 
 
-def _pages(model: Model, number: int, pages: dict[Place, Entry], passing: Pass) -> s.Claim | None:
+def _pages(model: Model, number: int, pages: dict[Place, Entry], passing: Pass) -> Claim | None:
     claims, told = [], []
     for place, entry in sorted(pages.items()):
         page = model.pages[place]
@@ -133,14 +134,14 @@ def _entry(page: Page, entry: Entry) -> set[str]:
     return {"swapped", *SIGNALS} | ({"absent"} if entry.marked else set())
 
 
-def _claim(number: int, check: s.Check, place: Place, allowed: set[bool], seen: bool) -> s.Claim:
+def _claim(number: int, check: Check, place: Place, allowed: set[bool], seen: bool) -> Claim:
     process, region, page = place
     texts = tuple(sorted("yes" if one else "no" for one in allowed))
     told = "yes" if seen else "no"
-    return s.Claim(step=number, check=check, what=region, page=page, process=process, expected=texts, seen=told)
+    return Claim(step=number, check=check, what=region, page=page, process=process, expected=texts, seen=told)
 
 
-def _final(model: Model, number: int, observed: Observed) -> s.Claim | None:
+def _final(model: Model, number: int, observed: Observed) -> Claim | None:
     seen = observed.steps[-1]
     if seen.errno is None:
         return _lost(number, observed)
@@ -151,13 +152,13 @@ def _final(model: Model, number: int, observed: Observed) -> s.Claim | None:
                 state = seen.states.get(actor, "")
                 if state not in expected.outcomes(actor):
                     texts = tuple(sorted(expected.outcomes(actor)))
-                    return s.Claim(step=number, check="state", what=actor, expected=texts, seen=state)
+                    return Claim(step=number, check="state", what=actor, expected=texts, seen=state)
             model.settle(seen.states)
     for place, text in sorted(observed.contents.items()):
         allowed = model.contents(model.pages[place])
         if not (text.isdigit() if allowed is None else text in allowed):
             process, region, page = place
-            return s.Claim(
+            return Claim(
                 step=number,
                 check="contents",
                 what=region,

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from kselftests_py.errors import HarnessError
-from kselftests_py.explore import steps as s
+from kselftests_py.explore.claims import Replay, encode
 from kselftests_py.explore.cprogram import render
 from kselftests_py.explore.explorer import Found
 from kselftests_py.explore.words import draft, in_words
@@ -18,11 +18,11 @@ def write(folder: Path, number: int, found: Found, kernel: str) -> Path:
     """
     sort = "crash" if found.claim.check == "crash" else "contradiction"
     place = folder / (f"{sort}-{number}" if found.confirmed else f"{sort}-{number}-not-seen-again")
-    replay = s.Replay(format=1, sequence=found.sequence, claim=found.claim)
+    replay = Replay(format=1, sequence=found.sequence, claim=found.claim)
     files = {
         "sequence.txt": "\n".join(in_words(found.sequence, found.claim)) + "\n",
         "finding.md": draft(found.sequence, found.claim, kernel),
-        "replay.json": s.encode(replay).decode(),
+        "replay.json": encode(replay).decode(),
     }
     try:
         files["program.c"] = render(found.sequence, found.claim)

@@ -8,6 +8,7 @@ import msgspec
 
 from kselftests_py.errors import UsageError
 from kselftests_py.explore import steps as s
+from kselftests_py.explore.claims import FORMAT, Replay
 from kselftests_py.explore.judge import readable
 from kselftests_py.explore.model import Unmodelled
 from kselftests_py.lab import Capabilities, Feature
@@ -16,7 +17,7 @@ FILE_MAX = 1 << 20
 """Bytes of a replay file, at most."""
 
 
-def read(path: Path) -> s.Replay:
+def read(path: Path) -> Replay:
     """The replay in the file; :raises UsageError: it is none, or of another version, or the model cannot judge it."""
     try:
         with path.open("rb") as file:
@@ -32,15 +33,15 @@ class _Version(msgspec.Struct):
     format: int
 
 
-def decoded(raw: bytes, name: str) -> s.Replay:
+def decoded(raw: bytes, name: str) -> Replay:
     """The replay in *raw*; *name* is what errors call it."""
     try:
         version = msgspec.json.decode(raw, type=_Version).format
-        if version != s.FORMAT:
+        if version != FORMAT:
             raise UsageError(
-                f"{name}: is of format {version}; this kst replays format {s.FORMAT}: take the kst that made it"
+                f"{name}: is of format {version}; this kst replays format {FORMAT}: take the kst that made it"
             )
-        replay = msgspec.json.decode(raw, type=s.Replay)
+        replay = msgspec.json.decode(raw, type=Replay)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         raise UsageError(f"{name}: no replay file of kst explore: {error}") from None
     if replay.claim is not None and replay.claim.step > len(replay.sequence.steps):

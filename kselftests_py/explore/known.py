@@ -10,6 +10,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from kselftests_py.explore import steps as s
+from kselftests_py.explore.claims import Claim
 from kselftests_py.explore.model import Model
 
 
@@ -19,10 +20,10 @@ class Known:
 
     finding: str  # its page under docs/findings
     what: str
-    fits: Callable[[s.Step, s.Claim, Model], bool]
+    fits: Callable[[s.Step, Claim, Model], bool]
 
 
-def _asleep_after_unregister(step: s.Step, claim: s.Claim, before: Model) -> bool:
+def _asleep_after_unregister(step: s.Step, claim: Claim, before: Model) -> bool:
     """Only where the page is not registered for missing pages: who sleeps in such a mapping is woken."""
     if not isinstance(step, s.Unregister) or claim.check != "state" or claim.seen != "blocked" or claim.what < 0:
         return False
@@ -33,7 +34,7 @@ def _asleep_after_unregister(step: s.Step, claim: s.Claim, before: Model) -> boo
     return not page.missing
 
 
-def _prefix_protected(step: s.Step, claim: s.Claim, before: Model) -> bool:
+def _prefix_protected(step: s.Step, claim: Claim, before: Model) -> bool:
     """Only pages of the range ahead of the first one without WP, and only where the call is refused for that."""
     if not isinstance(step, s.Protect | s.Resolve) or step.ioctl != "writeprotect" or claim.check != "marked":
         return False
@@ -45,7 +46,7 @@ def _prefix_protected(step: s.Step, claim: s.Claim, before: Model) -> bool:
     return claim.process == process and ahead is not None and claim.page in range(step.first, ahead)
 
 
-def _reclaimed_shared_memory(step: s.Step, claim: s.Claim, before: Model) -> bool:
+def _reclaimed_shared_memory(step: s.Step, claim: Claim, before: Model) -> bool:
     """Only read-write protected pages of a file that the advice is about, in whatever mapping."""
     if not isinstance(step, s.Madvise) or step.advice != "PAGEOUT" or claim.check != "marked" or claim.seen != "no":
         return False
@@ -62,11 +63,11 @@ def hangs(step: s.Step, before: Model) -> bool:
     return any(page.file and page.mode == "wp" and True in before.marked(page) for page in pages)
 
 
-def _guard_never_installed(step: s.Step, claim: s.Claim, before: Model) -> bool:
+def _guard_never_installed(step: s.Step, claim: Claim, before: Model) -> bool:
     return claim.check == "hang" and hangs(step, before)
 
 
-def _guard_replaced(step: s.Step, claim: s.Claim, before: Model) -> bool:
+def _guard_replaced(step: s.Step, claim: Claim, before: Model) -> bool:
     if not isinstance(step, s.Copy | s.Continue) or claim.check != "errno" or claim.seen != "0":
         return False
     pages = before.span(before.uffds[step.uffd].process, step.region, step.first, step.count)
@@ -85,7 +86,7 @@ TABLE = (
 PASSED = Known("F004", "guard pages and poisoned pages are PAGE_IS_ACCESSED for ever", lambda *given: False)
 
 
-def passed(claim: s.Claim, after: Model) -> Known | None:
+def passed(claim: Claim, after: Model) -> Known | None:
     """The finding that *claim* is, if the sequence may go on; *after*: the model as it is after the step.
 
     Only an entry that raises a signal, in an RWP range: the claim is one only if the page can be nothing accessed.
@@ -96,7 +97,7 @@ def passed(claim: s.Claim, after: Model) -> Known | None:
     return PASSED if any(one.raises for one in page.states) else None
 
 
-def recognise(sequence: s.Sequence, claim: s.Claim) -> Known | None:
+def recognise(sequence: s.Sequence, claim: Claim) -> Known | None:
     """The finding that *claim* is, or None."""
     if claim.step >= len(sequence.steps):
         return None

@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator
 import msgspec
 
 from kselftests_py.explore import steps as s
+from kselftests_py.explore.claims import Claim
 from kselftests_py.explore.judge import readable
 from kselftests_py.explore.model import Unmodelled
 
@@ -61,7 +62,7 @@ def simpler(step: s.Step) -> Iterator[s.Step]:
         yield msgspec.structs.replace(step, count=step.count - 1)
 
 
-def fewer(sequence: s.Sequence, still: Callable[[s.Sequence], s.Claim | None]) -> Iterator[tuple[s.Sequence, s.Claim]]:
+def fewer(sequence: s.Sequence, still: Callable[[s.Sequence], Claim | None]) -> Iterator[tuple[s.Sequence, Claim]]:
     """Ever shorter sequences of which *still* gives a claim, in few tries: halves, quarters and so on are taken away,
     the last steps first. For what is dear to try, such as a sequence that costs a boot.
     """
@@ -104,9 +105,7 @@ def smaller(sequence: s.Sequence) -> Iterator[s.Sequence]:
             yield shorter
 
 
-def reduce(
-    sequence: s.Sequence, claim: s.Claim, still: Callable[[s.Sequence], s.Claim | None]
-) -> tuple[s.Sequence, s.Claim]:
+def reduce(sequence: s.Sequence, claim: Claim, still: Callable[[s.Sequence], Claim | None]) -> tuple[s.Sequence, Claim]:
     """Take away what can go for as long as *still* gives a claim: that the sequence fails in the same way."""
     sequence = msgspec.structs.replace(sequence, steps=sequence.steps[: claim.step + 1])
     again = True

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from kselftests_py.errors import UsageError
 from kselftests_py.explore import known
-from kselftests_py.explore import steps as s
+from kselftests_py.explore.claims import Claim, Replay
 from kselftests_py.explore.explorer import Explorer, signature
 from kselftests_py.explore.kept import lacking
 from kselftests_py.explore.words import claim_in_words
@@ -17,11 +17,11 @@ from kselftests_py.lab import Capabilities
 class Outcome:
     """What became of a replay. ``claim``: the check that failed, or None; ``text`` tells it in a sentence."""
 
-    claim: s.Claim | None
+    claim: Claim | None
     text: str
 
 
-def replay(explorer: Explorer, given: s.Replay, caps: Capabilities, name: str) -> Outcome:
+def replay(explorer: Explorer, given: Replay, caps: Capabilities, name: str) -> Outcome:
     """Run the sequence once. :raises UsageError: it needs what the kernel lacks."""
     why = lacking(given.sequence, caps)
     if why is not None:

@@ -7,6 +7,7 @@ from collections.abc import Iterable
 from collections.abc import Sequence as Many
 
 from kselftests_py.explore import steps as s
+from kselftests_py.explore.claims import Claim
 from kselftests_py.reports.text import one_line
 
 KINDS: dict[str, str] = {
@@ -38,7 +39,7 @@ _ACCESS_SEEN: dict[str, str] = {
 }
 
 
-def in_words(sequence: s.Sequence, claim: s.Claim | None = None) -> list[str]:
+def in_words(sequence: s.Sequence, claim: Claim | None = None) -> list[str]:
     """One sentence a step, numbered as claims number them, and one for the claim."""
     lines = [f"{number}: {text}" for number, text in enumerate(steps_in_words(sequence.steps))]
     if claim is not None:
@@ -157,12 +158,12 @@ def _does(step: s.Access) -> str:
     return {"read": "reads", "write": f"writes {step.value} to", "rmw": f"adds {step.value} atomically to"}[step.how]
 
 
-def claim_in_words(sequence: s.Sequence, claim: s.Claim) -> str:
+def claim_in_words(sequence: s.Sequence, claim: Claim) -> str:
     """``what is expected; what was seen``."""
     return f"{expectation(sequence, claim)}; {_seen(claim)}"
 
 
-def expectation(sequence: s.Sequence, claim: s.Claim) -> str:
+def expectation(sequence: s.Sequence, claim: Claim) -> str:
     """The half of the claim that is expected, without a full stop."""
     texts = [one_line(text) for text in claim.expected]
     match claim.check:
@@ -215,7 +216,7 @@ def call_name(sequence: s.Sequence, number: int) -> str:
             return type(step).__name__.lower()
 
 
-def _seen(claim: s.Claim) -> str:
+def _seen(claim: Claim) -> str:
     seen = one_line(claim.seen)
     match claim.check:
         case "errno":
@@ -243,12 +244,12 @@ def _or(texts: Iterable[str]) -> str:
     return " or ".join(texts) or "nothing"
 
 
-def _page(claim: s.Claim) -> str:
+def _page(claim: Claim) -> str:
     process = f" of process {claim.process}" if claim.process else ""
     return f"page {claim.page} of region {claim.what}{process}"
 
 
-def _access(sequence: s.Sequence, claim: s.Claim) -> str:
+def _access(sequence: s.Sequence, claim: Claim) -> str:
     """The access that the claim's actor is at, or was at last."""
     if claim.what == -1:
         return "populating"
@@ -263,7 +264,7 @@ def _sentence(text: str) -> str:
     return f"{text[:1].upper()}{text[1:]}."
 
 
-def draft(sequence: s.Sequence, claim: s.Claim, kernel: str) -> str:
+def draft(sequence: s.Sequence, claim: Claim, kernel: str) -> str:
     """A finding in the shape of docs/findings, in Markdown: what only a person can say is left to fill in.
 
     *kernel* names the kernel that it was seen on. All of it, and the claim's texts, may come from a guest.
