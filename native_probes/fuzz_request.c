@@ -27,6 +27,7 @@ const struct kst_op kst_evict_ops[] = {{NULL, NULL}};
 const struct kst_op kst_access_ops[] = {{NULL, NULL}};
 const struct kst_op kst_race_ops[] = {{NULL, NULL}};
 const struct kst_op kst_knob_ops[] = {{NULL, NULL}};
+const struct kst_op kst_hint_ops[] = {{NULL, NULL}};
 const struct kst_op kst_held_ops[] = {{NULL, NULL}};
 const struct kst_op kst_pin_ops[] = {{NULL, NULL}};
 const struct kst_op kst_signal_ops[] = {{NULL, NULL}};

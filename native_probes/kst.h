@@ -77,6 +77,7 @@ extern const struct kst_op kst_evict_ops[];    /* evict.c: eviction against raci
 extern const struct kst_op kst_access_ops[];   /* kernel_access.c: accesses by the kernel */
 extern const struct kst_op kst_race_ops[];     /* race_rounds.c: protection against accesses without pause */
 extern const struct kst_op kst_knob_ops[];     /* knobs.c: settings and counters of the whole machine */
+extern const struct kst_op kst_hint_ops[];     /* hints.c: pages that NUMA balancing takes away */
 extern const struct kst_op kst_pin_ops[];      /* pins.c: pages pinned for input and output */
 extern const struct kst_op kst_held_ops[];     /* held.c: operations while pages are migration entries */
 extern const struct kst_op kst_signal_ops[];   /* signals.c: a signal for an actor */

@@ -3,14 +3,12 @@
 #ifndef KST_PATHS_H
 #define KST_PATHS_H
 
+#include "hints.h"
 #include "traps.h"
 #include "uapi.h"
 
 #include <semaphore.h>
 #include <sys/types.h>
-
-#define KST_NUMA_SETTINGS 3
-#define KST_NUMA_TEXT 32
 
 struct work {
 	struct kst_loop loop;
@@ -30,7 +28,7 @@ struct work {
 	struct kst_handler reader; /* of events */
 	struct uffd_msg event;     /* the last that it read */
 	sem_t told;                /* posted for each */
-	char numa[KST_NUMA_SETTINGS][KST_NUMA_TEXT]; /* what they were; empty: not changed */
+	struct kst_hints hints;
 };
 
 /* The clock runs during `run` and nothing else; each call gives 0 or an errno. */

@@ -11,69 +11,23 @@
 #include "paths.h"
 
 #include <errno.h>
-#include <fcntl.h>
 #include <sched.h>
-#include <stdio.h>
-#include <stdlib.h>
-#include <string.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
 #define TURNS 200              /* each some ticks long */
 #define TURN_TICKS 10000000ULL /* instructions: nanoseconds of a guest whose instructions are counted */
 
-static const char *const settings[KST_NUMA_SETTINGS] = {
-	"/proc/sys/kernel/numa_balancing",
-	"/sys/kernel/debug/sched/numa_balancing/scan_delay_ms",
-	"/sys/kernel/debug/sched/numa_balancing/scan_period_min_ms",
-};
-
-/* Writes "1" to a setting, after its old value went to `old`. */
-static int set(const char *path, char *old)
-{
-	int fd = open(path, O_RDONLY | O_CLOEXEC);
-	ssize_t got = fd < 0 ? -1 : read(fd, old, KST_NUMA_TEXT - 1);
-
-	if (fd >= 0)
-		close(fd);
-	if (got < 1)
-		return errno ? errno : EIO;
-	old[got] = '\0';
-	return kst_write_text(path, "1");
-}
-
 static json_t *open_numa(struct work *w)
 {
+	const char *which;
+
 	if (!w->loop.tsc)
 		return kst_errno(EOPNOTSUPP, "NUMA hints: made only where instructions are counted");
-	for (int i = 0; i < KST_NUMA_SETTINGS; i++)
-		if (set(settings[i], w->numa[i]))
-			return kst_errno(EOPNOTSUPP, settings[i]);
-	return NULL;
+	return kst_hints_begin(&w->hints, &which) ? kst_errno(EOPNOTSUPP, which) : NULL;
 }
 
-static void close_numa(struct work *w)
-{
-	for (int i = 0; i < KST_NUMA_SETTINGS; i++)
-		if (*w->numa[i])
-			kst_write_text(settings[i], w->numa[i]);
-}
-
-/* A counter of /proc/vmstat; 0 if there is none. */
-static uint64_t vmstat(const char *name)
-{
-	char line[128];
-	size_t length = strlen(name);
-	uint64_t value = 0;
-	FILE *file = fopen("/proc/vmstat", "re");
-
-	while (file && fgets(line, sizeof(line), file))
-		if (!strncmp(line, name, length) && line[length] == ' ')
-			value = strtoull(line + length, NULL, 10);
-	if (file)
-		fclose(file);
-	return value;
-}
+static void close_numa(struct work *w) { kst_hints_end(&w->hints); }
 
 static void *sleep_for_ever(void *arg)
 {
@@ -92,14 +46,14 @@ static bool real_time(bool on)
 /* Until as many entries were taken away as the range has, which the scan of a process so small does in one go. */
 static bool await_scan(const struct kst_loop *l)
 {
-	uint64_t before = vmstat("numa_pte_updates");
+	uint64_t before = kst_vmstat("numa_pte_updates");
 
 	for (int i = 0; i < TURNS; i++) {
 		uint64_t begin = kst_ticks(l->tsc);
 
 		while (kst_ticks(l->tsc) - begin < TURN_TICKS)
 			kst_spin(10000);
-		if (vmstat("numa_pte_updates") - before >= l->mem.pages)
+		if (kst_vmstat("numa_pte_updates") - before >= l->mem.pages)
 			return true;
 	}
 	return false;
@@ -117,12 +71,12 @@ static void child(struct work *w, bool write)
 	if (!await_scan(l) || !real_time(true))
 		_exit(2);
 	kst_path_touch_stamps(w);
-	before = vmstat("numa_hint_faults");
+	before = kst_vmstat("numa_hint_faults");
 	kst_loop_settle(l, UINT64_MAX);
 	w->stamps[0] = kst_ticks(l->tsc);
 	kst_mem_touch(&l->mem, write);
 	w->stamps[1] = kst_ticks(l->tsc);
-	_exit(vmstat("numa_hint_faults") - before < l->mem.pages ? 3 : 0);
+	_exit(kst_vmstat("numa_hint_faults") - before < l->mem.pages ? 3 : 0);
 }
 
 static int run_hint(struct work *w, bool write)

@@ -20,7 +20,7 @@ static const struct kst_op *const tables[] = {
 	kst_ticket_ops,	 kst_process_ops, kst_control_ops, kst_latency_ops, kst_path_ops,  kst_node_ops,
 	kst_waterfall_ops, kst_throughput_ops,
 	kst_evict_ops,	 kst_refusal_ops, kst_access_ops,  kst_race_ops,	   kst_vcpu_ops,  kst_knob_ops,
-	kst_pin_ops,	 kst_signal_ops,  kst_held_ops,    kst_contents_ops,
+	kst_pin_ops,	 kst_signal_ops,  kst_held_ops,    kst_contents_ops, kst_hint_ops,
 };
 
 json_t *kst_subject_op(void *subject, const json_t *args)

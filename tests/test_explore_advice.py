@@ -173,3 +173,43 @@ def test_minor_faults_of_hugetlb() -> None:
         walk.do(s.Unregister(uffd=0, **whole))
         with pytest.raises(Unmodelled):
             walk.do(s.Register(uffd=0, mode=("minor",), **whole))
+
+
+def lock(walk: Walk, count: int = 2, **more: bool) -> frozenset[str]:
+    return walk.do(s.Mlock(region=0, first=0, count=count, **more)).errno
+
+
+def test_locking_is_an_access_of_either_kind() -> None:
+    """mlock(2): resident when the call returns; I3. What may trap is not tried."""
+    walk = Walk(features=("RWP", "RWP_ASYNC"))
+    walk.protect()
+    assert lock(walk) == {"0"}
+    assert (walk.marked(), walk.page(1).states) == ([NO, NO], {State("present", False)})
+    assert (walk.page().words, walk.page(1).words) == ({10}, {0})
+    walk = Walk()
+    walk.protect()
+    with pytest.raises(Unmodelled):
+        lock(walk)
+    assert walk.marked() == [YES, NO]
+
+
+def test_locking_write_protected_memory_may_write_or_not() -> None:
+    walk = Walk(mode="wp", features=("PAGEFAULT_FLAG_WP", "WP_HUGETLBFS_SHMEM", "WP_ASYNC"))
+    walk.protect()
+    lock(walk)
+    assert walk.marked() == [{True, False}, {True, False}]
+
+
+def test_locked_memory_is_not_dropped_or_reclaimed_until_it_is_unlocked() -> None:
+    """madvise(2), EINVAL; "not inherited by a child" (mlock(2))."""
+    walk = Walk()
+    lock(walk)
+    assert [advise(walk, advice) for advice in ("DONTNEED", "COLD", "PAGEOUT")] == [{"EINVAL"}] * 3
+    assert walk.page().words == {10}
+    walk.do(s.Fork())
+    drop = s.Madvise(process=1, advice="DONTNEED", region=0, first=0, count=2)
+    assert walk.do(drop).errno == {"0"}
+    lock(walk, 1, unlock=True)
+    with pytest.raises(Unmodelled):
+        advise(walk, "DONTNEED")
+    assert advise(walk, "DONTNEED", 1) == {"0"}

@@ -11,50 +11,13 @@ from typing import Any, get_args
 
 import msgspec
 import pytest
+from explore_program import READ, WP, WRITE, compiled, protected, run
 
 from kselftests_py.explore import cprogram
 from kselftests_py.explore import steps as s
 from kselftests_py.explore.claims import Check, Claim
 from kselftests_py.explore.cprogram import render
 from kselftests_py.explore.words import draft, in_words
-
-WP = ("PAGEFAULT_FLAG_WP",)
-
-
-def compiled(text: str, folder: Path) -> Path:
-    source, program = folder / "program.c", folder / "program"
-    source.write_text(text)
-    flags = ["-std=gnu11", "-Wall", "-Wextra", "-Werror", "-O2", "-pthread"]
-    done = subprocess.run(["gcc", *flags, "-o", str(program), str(source)], capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stderr
-    return program
-
-
-def run(sequence: s.Sequence, claim: Claim, folder: Path) -> tuple[int, str]:
-    """The exit status and the output; skips where this machine cannot try it."""
-    program = compiled(render(sequence, claim), folder)
-    done = subprocess.run([str(program)], capture_output=True, text=True, check=False, timeout=100)
-    if done.returncode == 4:
-        pytest.skip(f"not to be tried on the running kernel: {done.stdout.strip()}")
-    return done.returncode, done.stdout
-
-
-def protected(*steps: s.Step, features: tuple[s.Feature, ...] = WP, pages: int = 4) -> s.Sequence:
-    """Pages of anonymous memory, 100 and so on in them, the first two write-protected; then *steps*."""
-    return s.Sequence(
-        steps=(
-            s.Map(kind="anon", pages=pages),
-            s.Populate(region=0, first=0, count=pages, value=100),
-            s.Open(features=features),
-            s.Register(uffd=0, region=0, first=0, count=pages, mode=("wp",)),
-            s.Protect(uffd=0, ioctl="writeprotect", region=0, first=0, count=2),
-            *steps,
-        )
-    )
-
-
-WRITE = (s.Thread(), s.Access(actor=0, how="write", region=0, page=1, value=7))
-READ = (s.Thread(), s.Access(actor=0, how="read", region=0, page=1))
 
 
 @dataclass(frozen=True)
@@ -83,6 +46,15 @@ COWED = protected(
 )
 CHILD = s.Sequence(steps=COWED.steps[:-1])
 
+GRANDCHILD = s.Sequence(
+    steps=(
+        *FORKED.steps,
+        s.Fork(process=1, event=1),
+        s.Thread(process=2),
+        s.Exit(process=1),
+        s.Access(actor=1, how="write", region=0, page=1, value=7),
+    )
+)
 GUARDED = protected(s.Madvise(region=0, first=1, count=1, advice="GUARD_INSTALL"), *READ)
 POISONED = protected(
     s.Madvise(region=0, first=1, count=1, advice="DONTNEED"),
@@ -183,6 +155,22 @@ CASES = {
         "userfaultfd 1 is expected to give",
         what=1,
     ),
+    "child of a child": case(
+        GRANDCHILD, "state", "blocked", "done", "the write to page 1 of region 0 by thread 1", what=1
+    ),
+    "messages of a child of a child": case(
+        GRANDCHILD, "messages", "wp+write 0:1", "none", "userfaultfd 2 is expected to give", what=2
+    ),
+    "locked": case(
+        protected(
+            s.Mlock(region=0, first=2, count=2),
+            s.Madvise(region=0, first=2, count=2, advice="COLD"),
+        ),
+        "errno",
+        "EINVAL",
+        "0",
+        "MADV_COLD is expected to give success; seen: Invalid argument",
+    ),
     "marked in the child": case(
         FORKED, "marked", "yes", "no", "page 1 of region 0 of process 1 is expected not", what=0, page=1, process=1
     ),
@@ -282,9 +270,13 @@ ALL = s.Sequence(
         s.Poison(uffd=0, region=1, first=0, count=1),
         s.Move(uffd=0, region=0, first=1, count=1, to=6, to_first=0),
         s.Migrate(region=0, first=0, count=2, node=1),
+        s.Mlock(region=0, first=0, count=2),
+        s.Mlock(region=0, first=0, count=2, unlock=True),
+        *[s.KernelWork(work=work) for work in get_args(s.Work)],
         s.Fork(event=0),
-        s.Fork(),
+        s.Fork(process=1, event=2),
         s.Thread(process=1),
+        s.Mlock(process=1, region=0, first=0, count=1),
         s.Mprotect(process=1, region=0, first=0, count=1, prot="none"),
         s.Madvise(process=1, region=0, first=0, count=1, advice="DONTNEED"),
         s.Munmap(process=1, region=0, first=0, count=1),

@@ -15,8 +15,8 @@ from kselftests_py.explore.offer import Offer
 from kselftests_py.machines.kernel_log import Splat
 from kselftests_py.machines.machine import Loss, MachineLost
 
-NOTHING = dict.fromkeys(("swap", "thp", "move", "poison", "guard", "ksm", "nodes"), False)
-OFFER = Offer(("anon",), ("wp",), ("EVENT_FORK",), **NOTHING, minor=(), categories=())
+NOTHING = dict.fromkeys(("swap", "thp", "move", "poison", "guard", "ksm", "nodes", "hwpoison"), False)
+OFFER = Offer(("anon",), ("wp",), ("EVENT_FORK",), **NOTHING, works=(), minor=(), categories=())
 LONG = 600.0
 
 

@@ -190,6 +190,64 @@ def test_two_children_are_apart_from_each_other_and_from_their_parent() -> None:
         walk.do(s.Fork())
 
 
+def test_child_of_a_child_has_what_its_parent_had() -> None:
+    """K2, M10: the event comes to the userfaultfd that the first child's memory is registered with."""
+    walk = Walk(features=("RWP", "EVENT_FORK"))
+    walk.protect()
+    walk.do(s.Fork(event=0))
+    walk.do(s.Resolve(uffd=0, ioctl="rwprotect", region=0, first=0, count=2))
+    with pytest.raises(Unmodelled):
+        walk.do(s.Fork(process=1, event=0))
+    walk.do(s.Fork(process=1, event=1))
+    walk.do(s.Thread(process=2))
+    assert [walk.marked(process) for process in range(3)] == [[NO, NO], [YES, NO], [YES, NO]]
+    assert walk.access("read", actor=2) == {"blocked"}
+    walk.do(s.Exit(process=1))
+    assert walk.do(s.Close(uffd=2)).outcomes(2) == {"done"}
+
+
+def test_frame_that_fails_raises_for_each_process_that_has_it() -> None:
+    """madvise(2), MADV_HWPOISON: as a hardware memory corruption; who has asked for it may be told by a signal."""
+    walk = Walk()
+    walk.do(s.Fork())
+    walk.do(s.Thread(process=1))
+    assert walk.access("hwpoison") == {"done", "SIGBUS"}
+    assert State("failed", False) in walk.page().states
+    walk.model.observe(walk.page(), {"absent", "failed"}, marked=False)
+    assert walk.access("read", actor=1) == {"SIGBUS"}
+    assert (walk.model.contents(walk.page()), walk.access("read", actor=2)) == ({"SIGBUS"}, {"SIGBUS", "done"})
+    walk.do(s.Madvise(advice="DONTNEED", region=0, first=0, count=2))
+    assert walk.access("read", actor=1) == {"SIGBUS", "done"}
+
+
+def test_frame_that_is_not_known_does_not_fail() -> None:
+    """What may trap, what nobody may access, the zero page, and what reclaim has."""
+    walk = Walk()
+    with pytest.raises(Unmodelled):
+        walk.access("hwpoison", page=1)
+    walk.protect()
+    with pytest.raises(Unmodelled):
+        walk.access("hwpoison")
+    walk.resolve()
+    walk.do(s.Mprotect(prot="none", region=0, first=0, count=2))
+    with pytest.raises(Unmodelled):
+        walk.access("hwpoison")
+    walk.do(s.Mprotect(prot="rw", region=0, first=0, count=2))
+    walk.do(s.Madvise(advice="PAGEOUT", region=0, first=0, count=2))
+    with pytest.raises(Unmodelled):
+        walk.access("hwpoison")
+
+
+@pytest.mark.parametrize("work", ["compaction", "numa_hints"])
+def test_work_of_the_kernel_is_no_access(work: s.Work) -> None:
+    """I3, I4."""
+    walk = Walk()
+    walk.protect()
+    assert walk.do(s.KernelWork(work=work)).errno == {"0"}
+    assert (walk.marked(), walk.page().words) == ([YES, NO], {10})
+    assert walk.access("read") == {"blocked"}
+
+
 def test_dropped_page_loses_its_marker_and_may_leave_who_waits() -> None:
     """D1, and the exception of I1."""
     walk = Walk()
@@ -315,6 +373,7 @@ def test_filling_installs_unarmed_pages_once() -> None:
         s.Thread(process=2),
         s.Exit(process=1),
         s.Fork(event=7),
+        s.Fork(process=1),
         s.Madvise(advice="HUGEPAGE", region=0, first=0, count=1),
         s.Move(uffd=0, region=0, first=0, count=2, to=0, to_first=1),
         s.Map(kind="shmem", pages=512, thp=True),

@@ -28,6 +28,8 @@ ALL = Offer(
     guard=True,
     ksm=True,
     nodes=True,
+    hwpoison=True,
+    works=("compaction", "numa_hints"),
     minor=("shmem", "hugetlb"),
     categories=(scan.Page.ACCESSED, scan.Page.WRITTEN),
 )
@@ -51,13 +53,16 @@ def tried() -> list[s.Sequence]:
     return found
 
 
+def name_of(step: s.Step) -> str:
+    """As in OPERATIONS."""
+    if isinstance(step, s.Access) and step.how == "hwpoison":
+        return step.how
+    return str(getattr(step, "advice", "") or type(step).__name__).lower().replace("_", "")
+
+
 def test_every_operation_comes_about(tried: list[s.Sequence]) -> None:
     """Of each step that the model knows, and of each advice, some; else it is only said to be tried."""
-    seen = Counter(
-        str(getattr(step, "advice", "") or type(step).__name__).lower().replace("_", "")
-        for sequence in tried
-        for step in sequence.steps
-    )
+    seen = Counter(name_of(step) for sequence in tried for step in sequence.steps)
     assert {name: seen[name] for name in OPERATIONS if name != "nothing" and not seen[name]} == {}
 
 
@@ -76,6 +81,8 @@ def meets(sequence: s.Sequence) -> Counter[str]:
             found |= {f"{one.entry} forked": 1 for page in model.pages.values() for one in page.states}
             found["second fork"] += len(model.alive) > 2
             found["second fork that tells"] += len(model.alive) > 2 and step.event is not None
+            found["fork by a child"] += step.process > 0
+            found["fork by a child that tells"] += step.process > 0 and step.event is not None
         if isinstance(step, s.Continue) and expected.errno == {"0"}:
             found["continued"] += 1
         model.settle(None)
@@ -89,6 +96,8 @@ def test_what_raises_signals_is_met(tried: list[s.Sequence]) -> None:
         found.update(name for name, times in meets(sequence).items() if times)
     wanted = [f"{entry} {how}" for entry in ("guard", "poison") for how in ("accessed", "in a range that is protected")]
     wanted += ["guard forked", "poison forked", "second fork", "second fork that tells", "continued"]
+    wanted += ["failed accessed", "failed forked", "failed in a range that is protected"]
+    wanted += ["fork by a child", "fork by a child that tells"]
     assert {name: found[name] for name in wanted if found[name] < 2} == {}
 
 

@@ -113,6 +113,19 @@ def test_knobs_are_bounded(agent: Agent, subject: Subject) -> None:
     assert "no knob that can be set" in subject.reply("knob_set", name="vmstat", value="1")["error"]
 
 
+def test_numa_hints_are_made_or_it_is_told_why_not(agent: Agent, subject: Subject) -> None:
+    assert "argument timeout_ms" in subject.reply("numa_hints", timeout_ms=0)["error"]
+    names = caps(agent, "knobs")
+    assert isinstance(names, list)
+    before = {name: subject.knob(name=name)["value"] for name in names if name.startswith("numa_")}
+    reply = subject.reply("numa_hints", timeout_ms=100)
+    if {"numa_balancing", "numa_scan_delay", "numa_scan_period_min"} <= {*names}:
+        assert reply.get("errno") == "ETIMEDOUT" or reply["result"]["value"] > 0
+    else:
+        assert reply["errno"] in ("ENOENT", "EACCES")
+    assert before == {name: subject.knob(name=name)["value"] for name in before}
+
+
 def test_pins_are_counted_and_let_go(agent: Agent, subject: Subject) -> None:
     addr = subject.region(kind="anon", pages=2)["addr"]
     if not caps(agent, "io_uring"):

@@ -1,4 +1,4 @@
-"""The model's rules of madvise(2): see ``rules``. What madvise(2) says of each advice stands beside it."""
+"""The model's rules of madvise(2) and mlock(2): see ``rules``. What they say of each advice stands beside it."""
 
 from __future__ import annotations
 
@@ -11,9 +11,13 @@ from kselftests_py.explore.model import HOLE, Model, Page, State, Unmodelled, in
 _Rule = Callable[[Model, s.Madvise, list[Page]], None]
 _HUGETLB = ("DONTNEED", "POPULATE_READ", "POPULATE_WRITE", "GUARD_INSTALL", "GUARD_REMOVE")
 """The advices on hugetlb memory that the model has an opinion on."""
+_NOT_ON_LOCKED = ("DONTNEED", "COLD", "PAGEOUT")
+""" "Cannot be applied to locked pages"."""
+_ON_LOCKED = ("POPULATE_READ", "POPULATE_WRITE", "DONTFORK", "DOFORK", "COLLAPSE", "GUARD_REMOVE")
+"""The others that the model has an opinion on, of locked memory."""
 
 
-def touch(model: Model, process: int, step: s.Populate | s.Madvise, how: s.How, *, sure: bool = True) -> None:
+def touch(model: Model, process: int, step: s.Populate | s.Madvise | s.Mlock, how: s.How, *, sure: bool = True) -> None:
     """An access to each page but those of SIGNALS, by a thread that nothing may block; not *sure*: or to none."""
     model.mapped(process, step.region, step.first, step.count)
     found = {}
@@ -38,7 +42,12 @@ def madvise(model: Model, step: s.Madvise) -> None:
     rule = _ADVICES.get(step.advice)
     if rule is None or (pages[0].kind.startswith("hugetlb") and step.advice not in _HUGETLB):
         raise Unmodelled(f"MADV_{step.advice} of {pages[0].kind} memory")
-    rule(model, step, pages)
+    locked = {"locked" in page.advised for page in pages}
+    if True in locked and step.advice not in _ON_LOCKED:
+        if locked != {True} or step.advice not in _NOT_ON_LOCKED:
+            raise Unmodelled(f"MADV_{step.advice} of locked memory")
+        return refused(model, "EINVAL")
+    return rule(model, step, pages)
 
 
 def _dontneed(model: Model, step: s.Madvise, pages: list[Page]) -> None:
@@ -144,6 +153,32 @@ def _unguard(model: Model, step: s.Madvise, pages: list[Page]) -> None:
         page.states = frozenset(HOLE if one.entry == "guard" else one for one in page.states)
     maybe_woken(model, step)
     return None
+
+
+def mlock(model: Model, step: s.Mlock) -> None:
+    """All pages "are guaranteed to be resident in RAM when the call returns".
+
+    It does not say by what access: I3, of either kind. Nor what becomes of a page that raises a signal.
+    """
+    pages = model.mapped(step.process, step.region, step.first, step.count)
+    if pages[0].kind.startswith("hugetlb"):
+        raise Unmodelled("locking hugetlb memory, which never leaves")
+    if step.unlock:
+        for page in pages:
+            page.advised -= {"locked"}
+        return
+    if any(page.prot == "none" or any(one.raises for one in page.states) for page in pages):
+        raise Unmodelled("locking what cannot be accessed")
+    before = [page.states for page in pages]
+    hows: tuple[s.How, ...] = ("write", "read") if all(page.prot == "rw" for page in pages) else ("read",)
+    after: list[frozenset[State]] = [frozenset()] * len(pages)
+    for how in hows:
+        for page, states in zip(pages, before, strict=True):
+            page.states = states
+        touch(model, step.process, step, how)
+        after = [states | page.states for states, page in zip(after, pages, strict=True)]
+    for page, states in zip(pages, after, strict=True):
+        page.states, page.advised = states, page.advised | {"locked"}
 
 
 _ADVICES: dict[str, _Rule] = {

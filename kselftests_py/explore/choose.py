@@ -14,6 +14,7 @@ from kselftests_py.explore import steps as s
 from kselftests_py.explore.layout import told_of_fork
 from kselftests_py.explore.model import HOLE, Model, Page, Place, Unmodelled
 from kselftests_py.explore.offer import Offer
+from kselftests_py.explore.rules import has_frame
 
 _HOWS: tuple[s.How, ...] = ("read", "write", "rmw")
 
@@ -267,8 +268,29 @@ def _move(walk: Walk, raw: Raw) -> s.Step:
 
 
 def _fork(walk: Walk, raw: Raw) -> s.Step:
-    events = sorted(told_of_fork(walk.model))
-    return s.Fork(event=events[0] if events else None)
+    process = raw.process(walk) if raw.c >= 6 else 0
+    events = sorted(told_of_fork(walk.model, process))
+    return s.Fork(process=process, event=events[0] if events else None)
+
+
+def _mlock(walk: Walk, raw: Raw) -> s.Step:
+    return s.Mlock(process=raw.process(walk), unlock=raw.d % 4 == 3, **raw.range(walk))
+
+
+def _fails(walk: Walk, raw: Raw) -> s.Step | None:
+    """The frame of a page that both sides of a fork have rather than of another."""
+    idle = [number for number, actor in enumerate(walk.model.actors) if actor.idle]
+    if not idle:
+        return None
+    actor = idle[raw.d % len(idle)]
+    process = walk.model.actors[actor].process
+    at = near(walk, raw, _left_to_both(walk, process))
+    at = at or near(walk, raw, lambda place, page: place[0] == process and has_frame(page), 16) or raw.range(walk)
+    return s.Access(actor=actor, how="hwpoison", region=at["region"], page=at["first"])
+
+
+def _work(walk: Walk, raw: Raw) -> s.Step:
+    return s.KernelWork(work=walk.offer.works[raw.a % len(walk.offer.works)])
 
 
 OPERATIONS: dict[str, tuple[int, _Read]] = {
@@ -296,6 +318,9 @@ OPERATIONS: dict[str, tuple[int, _Read]] = {
     "poison": (3, _poison),
     "mergeable": (1, _madvise("MERGEABLE")),
     "unmergeable": (1, _madvise("UNMERGEABLE")),
+    "mlock": (2, _mlock),
+    "hwpoison": (2, _fails),
+    "kernelwork": (1, _work),
     "punchhole": (2, lambda walk, raw: s.PunchHole(**raw.range(walk))),
     "fork": (4, _fork),
     "thread": (2, lambda walk, raw: s.Thread(process=raw.process(walk))),

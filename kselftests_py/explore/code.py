@@ -121,10 +121,12 @@ class Code:
                 return [], [f"exit_child(&child[{step.process}]);", *idle]
             case s.SwapCycle():
                 return ["swap_cycle()"], []
+            case s.KernelWork():
+                return ["compact()" if step.work == "compaction" else "numa_hints()"], []
             case s.Migrate():
                 where = f"{self.at(step.region, step.first)}, {step.count}, {self.size(step.region)}, {step.node}"
                 return [f"migrate({where})"], []
-            case s.Mprotect() | s.Madvise() | s.Munmap() | s.Mremap() | s.PunchHole():
+            case s.Mprotect() | s.Madvise() | s.Mlock() | s.Munmap() | s.Mremap() | s.PunchHole():
                 return self._memory(step)
             case _:
                 return self._ioctl(number, step), []
@@ -172,7 +174,8 @@ class Code:
     def _fork(self, number: int, step: s.Fork) -> tuple[list[str], list[str]]:
         child = self._new("child") + 1
         self._alive.append(child)
-        call = f"fork_child(&child[{child}])"
+        self.pid(step.process)
+        call = f"fork_child({f'{step.process}, ' if self.objects.child_forks else ''}{child})"
         if step.event is None:
             return [call], []
         self._uffd(step.event)
@@ -186,7 +189,9 @@ class Code:
             "forked = -1;",
         ]
 
-    def _memory(self, step: s.Mprotect | s.Madvise | s.Munmap | s.Mremap | s.PunchHole) -> tuple[list[str], list[str]]:
+    def _memory(
+        self, step: s.Mprotect | s.Madvise | s.Mlock | s.Munmap | s.Mremap | s.PunchHole
+    ) -> tuple[list[str], list[str]]:
         start, length = self.at(step.region, step.first), self.length(step.region, step.count)
         self._touched |= {step.region, step.to} if isinstance(step, s.Mremap) else {step.region}
         match step:
@@ -200,12 +205,12 @@ class Code:
                 arguments = [start, length, _PROT[step.prot]]
             case s.Madvise():
                 arguments = [start, length, f"MADV_{step.advice}"]
-            case s.Munmap():
+            case s.Munmap() | s.Mlock():
                 arguments = [start, length]
             case s.Mremap():
                 target = self.at(step.to, step.to_first)
                 arguments = [start, length, length, "MREMAP_MAYMOVE | MREMAP_FIXED", target]
-        name = type(step).__name__.lower()
+        name = "munlock" if isinstance(step, s.Mlock) and step.unlock else type(step).__name__.lower()
         if step.process:
             self.pid(step.process)
             call = f"tell({step.process}, SYS_{name}, {', '.join(f'(long)({text})' for text in arguments)})"
@@ -292,6 +297,7 @@ class Code:
         """What a thread does with a page."""
         word = "*(volatile uint64_t *)a->page"
         statements = {
+            "h": "a->value = madvise(a->page, 4096, MADV_HWPOISON) ? (uint64_t)errno : 0;",
             "a": "a->value = __atomic_fetch_add((uint64_t *)a->page, a->value, __ATOMIC_SEQ_CST);",
             "r": f"a->value = {word};",
             "w": f"{word} = a->value;",
@@ -320,6 +326,7 @@ class Code:
             ],
             "forks": self._made["child"] > 0,
             "child_actors": self.objects.child_threads,
+            "child_forks": self.objects.child_forks,
             "hows": self.objects.hows,
             "perform": self._perform(),
             "needed": _bits("UFFD_FEATURE_", (name for name in FEATURES if name in self.objects.features)),

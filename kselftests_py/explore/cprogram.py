@@ -277,6 +277,7 @@ def _may_signal(sequence: s.Sequence, claim: Claim) -> bool:
         isinstance(step, s.Munmap | s.Mremap | s.Poison)
         or (isinstance(step, s.Mprotect | s.Map) and step.prot != "rw")
         or (isinstance(step, s.Madvise) and step.advice == "GUARD_INSTALL")
+        or (isinstance(step, s.Access) and step.how == "hwpoison")
         for step in sequence.steps[: claim.step]
     )
 

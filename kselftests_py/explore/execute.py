@@ -116,16 +116,19 @@ def run(
     that way (docs/probe-protocol.md). *one_cpu*: the process and its threads run on one CPU.
     :raises MachineLost: the kernel is gone, or the machine.
     """
-    runner = Runner(lab, sequence, categories, control=control, single=single, one_cpu=one_cpu)
-    try:
-        runner.all_steps()
-        runner.final(readable)
-    except Stopped:
-        pass
-    except SubjectGone as gone:
-        runner.observed.lost = gone
-    finally:
-        runner.end()
+    from kselftests_py.explore.perform import early_scans
+
+    with early_scans(lab, sequence):
+        runner = Runner(lab, sequence, categories, control=control, single=single, one_cpu=one_cpu)
+        try:
+            runner.all_steps()
+            runner.final(readable)
+        except Stopped:
+            pass
+        except SubjectGone as gone:
+            runner.observed.lost = gone
+        finally:
+            runner.end()
     return runner.observed
 
 

@@ -32,6 +32,8 @@ def chosen(offer: Offer) -> list[str]:
         "continue": bool(offer.minor),
         "poison": offer.poison,
         "migrate": offer.nodes,
+        "hwpoison": offer.hwpoison,
+        "kernelwork": bool(offer.works),
     }
     can |= dict.fromkeys(("guardinstall", "guardremove"), offer.guard)
     can |= dict.fromkeys(("mergeable", "unmergeable"), offer.ksm)
@@ -75,7 +77,7 @@ def sequences(draw: st.DrawFn, offer: Offer, length: int = LENGTH) -> s.Sequence
                 walk.put(s.Madvise(advice="DONTNEED", **whole))
                 if draw(_NUMBER) >= 8:
                     _put(walk, "continue", Raw(region, draw(_NUMBER), 15, 0))
-            raises = {13: "guardinstall", 14: "poison", 15: "poison"}.get(draw(_NUMBER))
+            raises = {12: "hwpoison", 13: "guardinstall", 14: "poison", 15: "poison"}.get(draw(_NUMBER))
             if raises in allowed:  # as a guest has it whose memory was migrated with such a page
                 _put(walk, raises, Raw(region, draw(_NUMBER), 10 + draw(_NUMBER) // 3, 0))
             if draw(_NUMBER) > 1:

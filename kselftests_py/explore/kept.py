@@ -11,6 +11,7 @@ from kselftests_py.explore import steps as s
 from kselftests_py.explore.claims import FORMAT, Replay
 from kselftests_py.explore.judge import readable
 from kselftests_py.explore.model import Unmodelled
+from kselftests_py.explore.offer import lacking_for
 from kselftests_py.lab import Capabilities, Feature
 
 FILE_MAX = 1 << 20
@@ -89,5 +90,9 @@ def _lacks(step: s.Step, caps: Capabilities) -> str | None:
             return caps.missing("nodes")
         case s.SwapCycle():
             return caps.missing("swap")
+        case s.Access() if step.how == "hwpoison":
+            return caps.missing("hwpoison") or caps.missing("guest")
+        case s.KernelWork():
+            return lacking_for(step.work, caps)
         case _:
             return None

@@ -11,7 +11,7 @@ from kselftests_py.explore import steps as s
 from kselftests_py.explore.model import HOLE, Actor, Model, Page, State, Unmodelled
 
 CHILDREN = 2
-"""Forks that are tried, all by process 0."""
+"""Forks that are tried."""
 
 
 def refused(model: Model, *errnos: str) -> None:
@@ -79,23 +79,26 @@ def _vma(page: Page) -> tuple[Any, ...]:
     return page.prot, page.owner, page.mode, page.missing, page.minor, page.advised
 
 
-def told_of_fork(model: Model) -> set[int]:
-    """The userfaultfds that a fork now sends an event to."""
-    copied = {page.owner for place, page in model.pages.items() if place[0] == 0 and "left out" not in page.advised}
+def told_of_fork(model: Model, process: int) -> set[int]:
+    """The userfaultfds that a fork by *process* now sends an event to."""
+    there = [page for place, page in model.pages.items() if place[0] == process]
+    copied = {page.owner for page in there if "left out" not in page.advised}
     return {uffd for uffd in copied if uffd is not None and "EVENT_FORK" in model.uffds[uffd].features}
 
 
 def fork(model: Model, step: s.Fork) -> None:
     if len(model.alive) > CHILDREN or any(page.kind == "hugetlb_private" for page in model.pages.values()):
         raise Unmodelled("one fork more, or one that may run out of huge pages")
-    if told_of_fork(model) != ({step.event} if step.event is not None else set()):
+    if step.process >= len(model.alive) or not model.alive[step.process]:
+        raise Unmodelled("a process that is not there")
+    if told_of_fork(model, step.process) != ({step.event} if step.event is not None else set()):
         raise Unmodelled("a fork whose event nobody reads, or that sends none")
     process = len(model.alive)
     model.alive.append(True)
     if step.event is not None:
         parent = model.uffds[step.event]
         model.uffds.append(replace(parent, process=process))  # M10
-    for (_, region, number), page in [one for one in model.pages.items() if one[0][0] == 0]:
+    for (_, region, number), page in [one for one in model.pages.items() if one[0][0] == step.process]:
         child = copy.copy(page)
         if page.owner is not None and page.owner == step.event:
             child.owner = len(model.uffds) - 1  # K2, K3: markers are copied
@@ -108,6 +111,7 @@ def fork(model: Model, step: s.Fork) -> None:
         elif page.file:  # its entries may be left to later faults, unless they carry a marker
             child.states |= {HOLE for one in child.states if not one.marked and one.entry != "guard"}
         child.states |= _unpoisoned(child)  # guard pages "remain on fork"
+        child.advised -= {"locked"}  # "not inherited by a child" (mlock(2))
         model.pages[process, region, number] = child
 
 
@@ -133,8 +137,9 @@ def move(model: Model, step: s.Move) -> None:
     (target,) = model.mapped(uffd.process, step.to, step.to_first, 1)
     if source is None or len(model.alive) > 1 or source is target or target.owner != step.uffd:
         raise Unmodelled("moving several pages, or what a child may share, or onto what is not registered here")
-    if any(page.kind != "anon" or page.prot != "rw" or page.huge or page.reclaimed for page in (source, target)):
-        raise Unmodelled("moving what is not plain anonymous memory, or may be on swap")
+    plain = [page.kind == "anon" and page.prot == "rw" and not page.huge for page in (source, target)]
+    if not all(plain) or any(page.reclaimed or "locked" in page.advised for page in (source, target)):
+        raise Unmodelled("moving what is not plain anonymous memory, or may be on swap, or is locked")
     if any(one.entry == "poison" for one in target.states):
         raise Unmodelled("moving onto poison, which may be replaced or not")
     if target.states != {HOLE} or any(one.entry == "absent" and one.marked for one in source.states):

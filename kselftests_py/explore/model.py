@@ -23,8 +23,9 @@ Words = frozenset[int] | None
 Place = tuple[int, int, int]
 """Process, region, page."""
 OK = frozenset({"0"})
-SIGNALS = {"guard": "SIGSEGV", "poison": "SIGBUS"}
-"""What an access raises at an entry of MADV_GUARD_INSTALL (madvise(2)) and of UFFDIO_POISON(2const): X6."""
+SIGNALS = {"guard": "SIGSEGV", "poison": "SIGBUS", "failed": "SIGBUS"}
+"""What an access raises at an entry of MADV_GUARD_INSTALL (madvise(2)), of UFFDIO_POISON(2const): X6, and where the
+frame has failed (madvise(2), MADV_HWPOISON)."""
 
 
 class Unmodelled(Exception):
@@ -64,7 +65,7 @@ class Page:
     huge: bool = False  # may be mapped by huge pages: what is done to it may be done to those beside it
     reclaimed: bool = False  # has been offered to reclaim
     lazy: bool = False  # may be freed at any time (MADV_FREE), until it is written to
-    advised: frozenset[str] = frozenset()  # wiped on fork, left out on fork, mergeable
+    advised: frozenset[str] = frozenset()  # wiped on fork, left out on fork, mergeable, locked
 
     def unregistered(self) -> Page:
         return replace(self, owner=None, mode="", missing=False, minor=False, states=unmarked(self.states))
@@ -196,7 +197,7 @@ class Model:
     def branches(self, process: int, access: s.Access) -> list[Branch]:
         """What an access to a page may come to."""
         page = self.span(process, access.region, access.page, 1)[0]
-        write = access.how != "read"
+        write = access.stores
         if page.prot in ("", "none") or (write and page.prot != "rw"):
             return [Branch("SIGSEGV", state) for state in page.states]  # F7
         found = []
@@ -221,6 +222,8 @@ class Model:
                 found += [Branch("blocked", State(entry, True), message) for entry in sorted(entries)]
             else:
                 found.append(Branch("done", State("present", state.marked)))
+        if access.how == "hwpoison":  # who asks for it may be told by a signal, and it may not work
+            found += [Branch(outcome, State("failed", False)) for outcome in ("done", "SIGBUS")]
         return found
 
     @staticmethod
@@ -264,7 +267,7 @@ class Model:
         """Take the outcomes of the accesses (None: nobody looked) and make them happen."""
         settled = Settled({uffd: [{event}] for uffd, event in self.expected.events.items()})
         places = [self._place(number) for number in self.expected.accesses]
-        writers = [self._place(number) for number in self.expected.accesses if self._access(number).how != "read"]
+        writers = [self._place(number) for number in self.expected.accesses if self._access(number).stores]
         for number, branches in self.expected.accesses.items():
             actor, place, access = self.actors[number], self._place(number), self._access(number)
             page = self.pages[place]
@@ -278,8 +281,8 @@ class Model:
                     sent = {one.message for one in taken if one.outcome == "blocked"}
                     settled.messages.setdefault(actor.uffd, []).append(sent)
             if "done" in outcomes:
-                alone = writers.count(place) <= (access.how != "read")
-                if access.how != "write":
+                alone = writers.count(place) <= access.stores
+                if access.how in ("read", "rmw"):
                     settled.values[number] = self.words(page) if alone else None
                 self._done(page, access, sure=outcomes == {"done"}, alone=alone)
                 if page.huge:
@@ -299,7 +302,7 @@ class Model:
     def _done(self, page: Page, access: s.Access, *, sure: bool, alone: bool) -> None:
         """A completed access: its store, and the page of the file that is there now."""
         old = self.words(page)
-        if access.how != "read":
+        if access.stores:
             new: Words = frozenset({access.value})
             if access.how == "rmw":
                 new = None if old is None else frozenset(word + access.value for word in old)
@@ -322,7 +325,7 @@ class Model:
     def spread(self, place: Place, access: s.Access) -> None:
         """A huge page comes, and in async mode is resolved, as a whole; where it is split, it does not."""
         page = self.pages[place]
-        resolves = self._asynchronous(page) and (page.mode == "rwp" or access.how != "read")
+        resolves = self._asynchronous(page) and (page.mode == "rwp" or access.stores)
         for number in range(self.regions[place[1]].pages):
             other = self.pages[place[0], place[1], number]
             if other is page or not other.prot:

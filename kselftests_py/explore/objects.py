@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from kselftests_py.explore import steps as s
 
 HUGETLB = ("hugetlb", "hugetlb_private")
-HOW = {"read": "r", "write": "w", "rmw": "a"}
+HOW: dict[s.How, str] = {"read": "r", "write": "w", "rmw": "a", "hwpoison": "h"}
 """How a thread accesses memory, by the letter that a program tells it."""
 
 
@@ -25,8 +25,9 @@ class Objects:
     """UFFD_FEATURE_ names that are asked for, or that some step needs."""
     swaps: bool
     hows: tuple[str, ...]
-    """How threads access memory: of r, w, a (rmw)."""
+    """How threads access memory: of r, w, a (rmw), h (hwpoison)."""
     child_threads: bool
+    child_forks: bool
 
     @staticmethod
     def of(steps: Iterable[s.Step], reader: int | None = None) -> Objects:
@@ -63,5 +64,6 @@ class Objects:
                 for step in steps
             ),
             hows=tuple(sorted(hows)),
+            child_forks=any(isinstance(step, s.Fork) and step.process for step in steps),
             child_threads=any(threads) or bool(reader and any(isinstance(step, s.Fork) for step in steps)),
         )

@@ -3,15 +3,23 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import get_args
 
 from kselftests_py.explore import steps as s
 from kselftests_py.explore.execute import categories_of
 from kselftests_py.lab import Capabilities, Feature
 from kselftests_py.lab import constants as scan
 
-_OPTIONAL = ("swap", "thp", "move", "poison", "guard", "ksm", "nodes")
+_OPTIONAL = ("swap", "thp", "move", "poison", "guard", "ksm", "nodes", "hwpoison")
 """Capabilities that an attribute of :class:`Offer` is named after."""
 _MINOR: dict[s.Kind, str] = {"shmem": "minor_shmem", "hugetlb": "minor_hugetlb"}
+
+
+def lacking_for(work: s.Work, caps: Capabilities) -> str | None:
+    """Why the kernel cannot be made to do *work*; on a machine that is not a guest it is not ours to ask for."""
+    need = {"compaction": "compaction", "numa_hints": "numa_balancing"}[work]
+    nodes = caps.missing("nodes") if work == "numa_hints" else None
+    return caps.missing(need) or nodes or caps.missing("guest")
 
 
 @dataclass(frozen=True)
@@ -28,6 +36,8 @@ class Offer:
     guard: bool
     ksm: bool  # that can be told to run, and is not: on a kernel that was booted for this
     nodes: bool  # two, to migrate between
+    hwpoison: bool  # frames that may fail
+    works: tuple[s.Work, ...]  # of the kernel's own
     minor: tuple[s.Kind, ...]  # whose minor faults are told of
     categories: tuple[scan.Page, ...]  # that PAGEMAP_SCAN can be asked for
     skipped: tuple[str, ...] = ()
@@ -53,6 +63,10 @@ class Offer:
         }
         features = tuple(name for name, need in optional.items() if caps.missing(need) is None)
         absent = {name: caps.missing(name) for name in _OPTIONAL}
+        absent["hwpoison"] = absent["hwpoison"] or caps.missing("guest")  # a frame that has failed is lost
+        idle: dict[s.Work, str | None] = {work: lacking_for(work, caps) for work in get_args(s.Work)}
+        skipped += [f"{work}: {why}" for work, why in idle.items() if why]
+        works = tuple(work for work, why in idle.items() if not why)
         skipped += [f"{name}: {why}" for name, why in absent.items() if why]
         features += tuple(name for name in ("EVENT_REMAP",) if Feature[name] in caps.features)
         there = {name: why is None for name, why in absent.items()}
@@ -60,7 +74,16 @@ class Offer:
         skipped += [f"minor faults of {kind}: {why}" for kind, why in unminor.items() if why]
         minor = tuple(kind for kind, why in unminor.items() if not why)
         known = categories_of(caps)
-        return cls(tuple(kinds), tuple(modes), features, minor=minor, categories=known, skipped=tuple(skipped), **there)
+        return cls(
+            tuple(kinds),
+            tuple(modes),
+            features,
+            works=works,
+            minor=minor,
+            categories=known,
+            skipped=tuple(skipped),
+            **there,
+        )
 
     def always(self) -> tuple[s.Feature, ...]:
         """The features that every descriptor negotiates."""

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 from kselftests_py.explore import steps as s
 from kselftests_py.explore.execute import HELPER, Actor, Region, Runner, Stopped
-from kselftests_py.lab import Feature, KernelRefused, ProtectMode, RegisterMode, Subject, ops
+from kselftests_py.lab import Feature, KernelRefused, Lab, ProtectMode, RegisterMode, Subject, ops
 
 _PROTS = {"none": 0, "r": 1, "rw": 3}
 _FIXED = 3  # MREMAP_MAYMOVE | MREMAP_FIXED
@@ -91,6 +92,10 @@ def madvise(run: Runner, step: s.Madvise) -> None:
     run.call(step.process, ops.madvise(*run.range(step), step.advice))
 
 
+def mlock(run: Runner, step: s.Mlock) -> None:
+    run.call(step.process, (ops.munlock if step.unlock else ops.mlock)(*run.range(step)))
+
+
 def punch_hole(run: Runner, step: s.PunchHole) -> None:
     region = run.regions[step.region]
     start, length = run.range(step)
@@ -140,22 +145,33 @@ def migrate(run: Runner, step: s.Migrate) -> None:
 
 
 def fork(run: Runner, step: s.Fork) -> None:
-    seen = run.now
+    seen, child = run.now, len(run.helpers)
 
-    def sink(result: Any) -> None:
+    def forked(result: Any) -> None:
         run.errno(seen)(result)
         if isinstance(result, KernelRefused):
             raise Stopped
         run.subjects.append(Subject(run.lab, result.subject, result.pid))
-        if (step.event is not None) != (result.uffd is not None):
-            seen.errno = "no fork event" if result.uffd is None else "a fork event"
+        if not step.process:
+            told(result.uffd is not None)
+
+    def told(came: bool) -> None:
+        if came != (step.event is not None):
+            seen.errno = "a fork event" if came else "no fork event"
             raise Stopped
 
-    run.add(0, ops.fork(None if step.event is None else step.event + 1), sink)
+    event = None if step.event is None else step.event + 1
+    if not step.process:
+        run.add(0, ops.fork(event), forked)
+    elif event is None:
+        run.add(step.process, ops.fork(), forked)
+    else:  # process 0 has the descriptor
+        run.add(0, ops.drain(on=True))
+        run.add(step.process, ops.fork(), forked)
+        run.add(0, ops.drain(on=False), lambda result: told([old for old, _ in result.uffds] == [event]))
     run.flush()
-    child = len(run.helpers)
     for number, is_open in enumerate(run.uffds, 1):
-        if is_open:
+        if is_open and not step.process:
             run.add(child, ops.uffd_close(number))
     run.new_process()
     if step.event is not None:
@@ -174,6 +190,29 @@ def swap_cycle(run: Runner, step: s.SwapCycle) -> None:
     run.call(0, ops.swap_cycle())
 
 
+def kernel_work(run: Runner, step: s.KernelWork) -> None:
+    run.call(0, ops.knob_set("compact_memory", "1") if step.work == "compaction" else ops.numa_hints())
+
+
+@contextmanager
+def early_scans(lab: Lab, sequence: s.Sequence) -> Iterator[None]:
+    """If a step wants NUMA hints: a process, and its threads, can be scanned for them at once, not after a second.
+
+    Source: init_numa_balancing() of kernel/sched/fair.c, when a thread is started.
+    """
+    if not any(isinstance(step, s.KernelWork) and step.work == "numa_hints" for step in sequence.steps):
+        yield
+        return
+    wanted = {"numa_balancing": "0", "numa_scan_delay": "1"}
+    with lab.new_subject() as setter:
+        before = {name: str(setter.call(ops.knob(name)).value) for name in wanted}
+        setter.batch(*[ops.knob_set(name, value) for name, value in wanted.items()])
+        try:
+            yield
+        finally:
+            setter.batch(*[ops.knob_set(name, value) for name, value in before.items()])
+
+
 PERFORM: dict[type, Callable[[Runner, Any], None]] = {
     s.Map: map_,
     s.Populate: populate,
@@ -189,6 +228,7 @@ PERFORM: dict[type, Callable[[Runner, Any], None]] = {
     s.Access: access,
     s.Mprotect: mprotect,
     s.Madvise: madvise,
+    s.Mlock: mlock,
     s.PunchHole: punch_hole,
     s.Munmap: munmap,
     s.Mremap: mremap,
@@ -201,4 +241,5 @@ PERFORM: dict[type, Callable[[Runner, Any], None]] = {
     s.Fork: fork,
     s.Exit: exit_,
     s.SwapCycle: swap_cycle,
+    s.KernelWork: kernel_work,
 }

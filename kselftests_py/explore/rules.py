@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterable
 from typing import Any
 
 from kselftests_py.explore import steps as s
-from kselftests_py.explore.advice import madvise, maybe_woken, touch
+from kselftests_py.explore.advice import madvise, maybe_woken, mlock, touch
 from kselftests_py.explore.layout import drop, exit_, fork, move, mremap, munmap, refused, swap_cycle
 from kselftests_py.explore.model import HOLE, Actor, File, Model, Page, State, Uffd, Unmodelled, unmarked
 
@@ -113,9 +113,11 @@ def protect(model: Model, step: s.Protect) -> None:
         # P14: RWP leaves holes alone. Write protection of a hole: memory of files always, anonymous memory with
         # WP_UNPOPULATED, which WP_ASYNC implies.
         holes = page.mode == "wp" and (page.kind != "anon" or bool(features & {"WP_UNPOPULATED", "WP_ASYNC"}))
-        page.states = frozenset(
+        armed = frozenset(
             State(one.entry, one.marked or one.there or (holes and one.entry == "absent")) for one in page.states
         )
+        # Whether the entry of a frame that has failed gets a marker no document says.
+        page.states = armed | {State("failed", True) for one in armed if one.entry == "failed"}
 
 
 def resolve(model: Model, step: s.Resolve) -> None:
@@ -160,14 +162,40 @@ def access(model: Model, step: s.Access) -> None:
     if step.actor >= len(model.actors) or not model.actors[step.actor].idle:
         raise Unmodelled("an actor that may be busy")
     actor = model.actors[step.actor]
-    model.span(actor.process, step.region, step.page, 1)
+    (page,) = model.span(actor.process, step.region, step.page, 1)
+    if step.how == "hwpoison":
+        _fails(model, actor.process, step, page)
     actor.access, actor.states = step, frozenset({"running"})
     model.retry([step.actor])
+
+
+def has_frame(page: Page) -> bool:
+    """Whether it is known that anonymous memory is there for its process to read, in a frame of it and its children.
+
+    The zero page is everybody's; what reclaim holds may be read from swap again.
+    """
+    whole = page.words is not None and 0 not in page.words and not (page.lazy or page.reclaimed or page.huge)
+    readable = page.prot in ("r", "rw")
+    return page.kind == "anon" and readable and whole and all(one.entry == "present" for one in page.states)
+
+
+def _fails(model: Model, process: int, step: s.Access, page: Page) -> None:
+    """The frame fails, for each process that has it."""
+    if not has_frame(page):
+        raise Unmodelled("the failure of what may not be there, or is not plain anonymous memory")
+    if any(branch.outcome == "blocked" for branch in model.branches(process, step)):
+        raise Unmodelled("the failure of what may trap, and may be something else when it is resolved")
+    for other in model.pages.values():
+        shared = other.words is None or page.words is None or other.words & page.words
+        if other is not page and other.file is None and shared and any(one.there for one in other.states):
+            other.states |= {State("failed", False)}
 
 
 def mprotect(model: Model, step: s.Mprotect) -> None:
     for page in model.mapped(step.process, step.region, step.first, step.count):
         page.prot = step.prot  # G1: what is armed stays armed
+        if "locked" in page.advised:  # and what is locked may have to be there
+            page.states |= {State("present", one.marked) for one in page.states if one.entry in ("absent", "swapped")}
 
 
 def punch_hole(model: Model, step: s.PunchHole) -> None:
@@ -228,7 +256,7 @@ def continue_(model: Model, step: s.Continue) -> None:
         return refused(model, "EINVAL")  # X2
     cached = model.files[page.file].cached
     if not any(one.entry in ("absent", "poison") for one in page.states):
-        return refused(model, "EEXIST")
+        return refused(model, "EEXIST", *(["EFAULT"] if False in cached else []))
     armed = {one.marked for one in page.states}
     if len(cached) > 1 or page.reclaimed or any(one.entry != "absent" for one in page.states):
         raise Unmodelled("continuing what may be mapped, or may be on swap")
@@ -264,6 +292,10 @@ def migrate(model: Model, step: s.Migrate) -> None:
     model.mapped(0, step.region, step.first, step.count)  # I4: where a page is changes nothing else
 
 
+def kernel_work(model: Model, step: s.KernelWork) -> None:
+    """I3, I4: "Only access to the pages clears it" (the marker; userfaultfd.rst), and the kernel accesses none."""
+
+
 RULES: dict[type, Callable[[Model, Any], None]] = {
     s.Map: map_,
     s.Populate: populate,
@@ -279,6 +311,7 @@ RULES: dict[type, Callable[[Model, Any], None]] = {
     s.Access: access,
     s.Mprotect: mprotect,
     s.Madvise: madvise,
+    s.Mlock: mlock,
     s.PunchHole: punch_hole,
     s.Munmap: munmap,
     s.Mremap: mremap,
@@ -291,4 +324,5 @@ RULES: dict[type, Callable[[Model, Any], None]] = {
     s.Fork: fork,
     s.Exit: exit_,
     s.SwapCycle: swap_cycle,
+    s.KernelWork: kernel_work,
 }

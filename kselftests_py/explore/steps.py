@@ -7,7 +7,7 @@ page ``first`` of a region. Pages are 4 KiB, those of the hugetlb kinds 2 MiB; a
 and the other bytes are never touched.
 
 Regions are mapped by process 0, each 2 MiB-aligned between inaccessible guards, so that no VMA merges with another
-region's. All ioctls of userfaultfds are made by process 0, also on the descriptor of its child. A child closes its
+region's. All ioctls of userfaultfds are made by process 0, also on the descriptors of its children. A child closes its
 copies of all descriptors before it does anything else, so that a ``Close`` closes the last one. In the child a region
 has the number and the address that it has in the parent.
 
@@ -51,7 +51,8 @@ Kind = Literal["anon", "shmem", "tmpfs", "hugetlb", "hugetlb_private"]
 Prot = Literal["none", "r", "rw"]
 Mode = Literal["missing", "minor", "wp", "rwp"]
 Ioctl = Literal["rwprotect", "writeprotect"]
-How = Literal["read", "write", "rmw"]
+How = Literal["read", "write", "rmw", "hwpoison"]
+Work = Literal["compaction", "numa_hints"]
 Feature = Literal[
     "PAGEFAULT_FLAG_WP",
     "EVENT_FORK",
@@ -185,8 +186,10 @@ class Thread(_Step, frozen=True, kw_only=True):
 
 class Access(_Step, frozen=True, kw_only=True):
     """The actor accesses the word of one page: ``read`` loads it; ``write`` stores ``value``; ``rmw`` adds ``value``
-    atomically and loads what was there. The actor is idle before the step. No errno; ``state``: done, blocked, or
-    the name of the signal that the access raised (SIGSEGV, SIGBUS), which is caught, and the actor is idle again.
+    atomically and loads what was there. Or it has the frame of the page fail, which reads it first: ``hwpoison``,
+    madvise(2) MADV_HWPOISON (needs CAP_SYS_ADMIN; what it returns is not looked at). The actor is idle before the step.
+    No errno; ``state``: done, blocked, or the name of the signal that the access raised (SIGSEGV, SIGBUS), which is
+    caught, and the actor is idle again.
     """
 
     actor: Index
@@ -194,6 +197,10 @@ class Access(_Step, frozen=True, kw_only=True):
     region: Index
     page: Page
     value: Word = 0
+
+    @property
+    def stores(self) -> bool:
+        return self.how in ("write", "rmw")
 
 
 class Mprotect(_Range, frozen=True, kw_only=True):
@@ -211,6 +218,13 @@ class Madvise(_Range, frozen=True, kw_only=True):
 
     process: Process = 0
     advice: Advice
+
+
+class Mlock(_Range, frozen=True, kw_only=True):
+    """mlock(2) of the range by ``process``, or munlock(2) if ``unlock``."""
+
+    process: Process = 0
+    unlock: bool = False
 
 
 class PunchHole(_Range, frozen=True, kw_only=True):
@@ -289,11 +303,13 @@ class Migrate(_Range, frozen=True, kw_only=True):
 
 
 class Fork(_Step, frozen=True, kw_only=True):
-    """fork(2) by process 0; makes the next process. Its actors are not in the child. With ``event``, the number of a
-    userfaultfd with EVENT_FORK and something registered: another thread reads its fork event meanwhile, and the
-    descriptor that it brings, which process 0 holds, is the next userfaultfd. Without, there is no such userfaultfd.
+    """fork(2) by ``process``; makes the next process. Its actors are not in the child. With ``event``, the number of a
+    userfaultfd with EVENT_FORK and something registered in ``process``: another thread of process 0 reads its fork
+    event meanwhile, and the descriptor that it brings, which process 0 holds, is the next userfaultfd. Without, there
+    is no such userfaultfd. A child outlives the process that forked it.
     """
 
+    process: Process = 0
     event: Index | None = None
 
 
@@ -305,6 +321,17 @@ class Exit(_Step, frozen=True, kw_only=True):
 
 class SwapCycle(_Step, frozen=True, kw_only=True):
     """swapoff(2) and swapon(2) of the first swap device of /proc/swaps. Needs CAP_SYS_ADMIN."""
+
+
+class KernelWork(_Step, frozen=True, kw_only=True):
+    """What the kernel does by itself, made to happen now; none of it changes what user space can see, but for time.
+
+    ``compaction``: of all memory, as it does when /proc/sys/vm/compact_memory is written to. ``numa_hints``: NUMA
+    balancing takes pages of process 0 away, to hear who accesses them, until it is off again (numa_balancing of
+    /proc/sys/kernel; its scans are made to come at once); each page comes back at its next access. Needs two nodes.
+    """
+
+    work: Work
 
 
 Step = (
@@ -322,6 +349,7 @@ Step = (
     | Access
     | Mprotect
     | Madvise
+    | Mlock
     | PunchHole
     | Munmap
     | Mremap
@@ -334,6 +362,7 @@ Step = (
     | Fork
     | Exit
     | SwapCycle
+    | KernelWork
 )
 
 

@@ -18,6 +18,10 @@ KINDS: dict[str, str] = {
     "hugetlb_private": "private hugetlb (2 MiB)",
 }
 PROTS: dict[str, str] = {"none": "PROT_NONE", "r": "PROT_READ", "rw": "PROT_READ|PROT_WRITE"}
+WORKS: dict[s.Work, str] = {
+    "compaction": "The kernel compacts all memory.",
+    "numa_hints": "NUMA balancing takes pages of process 0 away for hints.",
+}
 REPORTS: dict[str, str] = {
     "marked": "to have the marker (pagemap bit 57)",
     "accessed": "to be reported as PAGE_IS_ACCESSED",
@@ -39,6 +43,14 @@ _ACCESS_SEEN: dict[str, str] = {
 }
 
 
+_NOUNS: dict[s.How, str] = {
+    "read": "read of",
+    "write": "write to",
+    "rmw": "atomic addition to",
+    "hwpoison": "failure of",
+}
+
+
 def in_words(sequence: s.Sequence, claim: Claim | None = None) -> list[str]:
     """One sentence a step, numbered as claims number them, and one for the claim."""
     lines = [f"{number}: {text}" for number, text in enumerate(steps_in_words(sequence.steps))]
@@ -55,7 +67,7 @@ def steps_in_words(steps: Iterable[s.Step]) -> list[str]:
         number = made.get(type(step), 0)
         if isinstance(step, s.Fork) and step.event is not None:
             lines.append(
-                f"Process 0 forks process {number}; the fork event of userfaultfd {step.event} brings"
+                f"Process {step.process} forks process {number}; the fork event of userfaultfd {step.event} brings"
                 f" userfaultfd {made[s.Open]}."
             )
             made[s.Open] += 1
@@ -94,11 +106,13 @@ def _step(step: s.Step, number: int) -> str:
         case s.Access():
             return f"Thread {step.actor} {_does(step)} page {step.page} of region {step.region}."
         case s.Fork():
-            return f"Process 0 forks process {number}."
+            return f"Process {step.process} forks process {number}."
         case s.Exit():
             return f"Process {step.process} exits."
         case s.SwapCycle():
             return "swapoff and swapon of the first swap device."
+        case s.KernelWork():
+            return WORKS[step.work]
         case _:
             return _memory(step)
 
@@ -122,6 +136,8 @@ def _memory(step: s.Step) -> str:
             return f"mprotect of {_pages(step)} to {PROTS[step.prot]}{_by(step.process)}."
         case s.Madvise():
             return f"madvise MADV_{step.advice} of {_pages(step)}{_by(step.process)}."
+        case s.Mlock():
+            return f"{'munlock' if step.unlock else 'mlock'} of {_pages(step)}{_by(step.process)}."
         case s.PunchHole():
             return f"A hole is punched into the file at {_pages(step)}."
         case s.Munmap():
@@ -155,7 +171,12 @@ def _list(items: Many[str], one: str, many: str) -> str:
 
 
 def _does(step: s.Access) -> str:
-    return {"read": "reads", "write": f"writes {step.value} to", "rmw": f"adds {step.value} atomically to"}[step.how]
+    return {
+        "read": "reads",
+        "write": f"writes {step.value} to",
+        "rmw": f"adds {step.value} atomically to",
+        "hwpoison": "has a failure (MADV_HWPOISON) of",
+    }[step.how]
 
 
 def claim_in_words(sequence: s.Sequence, claim: Claim) -> str:
@@ -210,6 +231,10 @@ def call_name(sequence: s.Sequence, number: int) -> str:
             return "swapoff, swapon"
         case s.Migrate():
             return "move_pages"
+        case s.Mlock():
+            return "munlock" if step.unlock else "mlock"
+        case s.KernelWork():
+            return {"compaction": "compact_memory", "numa_hints": "NUMA balancing"}[step.work]
         case s.Map():
             return "mmap"
         case _:
@@ -255,7 +280,7 @@ def _access(sequence: s.Sequence, claim: Claim) -> str:
         return "populating"
     for step in reversed(sequence.steps[: claim.step + 1]):
         if isinstance(step, s.Access) and step.actor == claim.what:
-            noun = {"read": "read of", "write": "write to", "rmw": "atomic addition to"}[step.how]
+            noun = _NOUNS[step.how]
             return f"the {noun} page {step.page} of region {step.region} by thread {claim.what}"
     return f"thread {claim.what}"
 

@@ -194,6 +194,14 @@ def knob_set(name: str, value: str) -> Op[replies.Empty]:
     return _op("knob_set", replies.Empty, name=name, value=value)
 
 
+def numa_hints(timeout_ms: int = 2000) -> Op[replies.Number]:
+    """Have pages of this process taken away for NUMA hints: how many entries.
+
+    ETIMEDOUT if none were: where the process started less than ``numa_scan_delay`` ago.
+    """
+    return _op("numa_hints", replies.Number, timeout_ms=timeout_ms)
+
+
 # userfaultfd.
 
 
