@@ -152,19 +152,23 @@ def test_grandchild_is_protected_too(
     """
     kinds = here(f"grandchild-{protection}", _kinds(protection, COPIED))
     case = prepared(subject, kinds, protection, Feature.EVENT_FORK)
+    left = _beside(subject, kinds, protection, Feature.EVENT_FORK, pinned=False)
+    killed = Case(subject, [cell for cell in left if cell.end == "killed"])
     child, descriptors = subject.fork_each()
     with child:
-        theirs = inherited(case, child, descriptors)
+        theirs, beside_theirs = (inherited(one, child, descriptors) for one in (case, killed))
         grandchild, new = subject.fork_of(child)
         with grandchild:
             assert set(new) == {uffd.handle for uffd in descriptors.values()}
             if gone:
                 child.end()
             wrong = judge(inherited(theirs, grandchild, new))
+            wrong |= end(grandchild, inherited(beside_theirs, grandchild, new).cells)
         if not gone:
             wrong |= judge(theirs)
+            wrong |= end(child, beside_theirs.cells)
     wrong |= judge(case)
-    check_cells(wrong, case.cells, kst_control)
+    finish(case, left, wrong, kst_control)
 
 
 EVENTS = [False, pytest.param(True, marks=pytest.mark.needs("event_fork"))]
@@ -184,10 +188,12 @@ def test_child_finds_its_memory_wiped(
     """
     kinds = here(f"wiped-{protection}", _kinds(protection, PRIVATE))
     case = prepared(subject, kinds, protection, Feature.EVENT_FORK if event else Feature(0))
-    case.each(lambda cell: ops.madvise(cell.region.addr, cell.region.length, "WIPEONFORK"))
+    left = _beside(subject, kinds, protection, Feature.EVENT_FORK if event else Feature(0), pinned=False)
+    everything = Case(subject, [*case.cells, *left])
+    everything.each(lambda cell: ops.madvise(cell.region.addr, cell.region.length, "WIPEONFORK"))
     child, descriptors = subject.fork_each()
     with child:
-        assert set(descriptors) == ({cell.uffd.handle for cell in case.cells} if event else set())
+        assert set(descriptors) == ({cell.uffd.handle for cell in everything.cells} if event else set())
         there = _there(case, child)
         cells = [
             replace(cell, subject=child, region=there[str(cell)], uffd=descriptors.get(cell.uffd.handle, cell.uffd))
@@ -201,7 +207,7 @@ def test_child_finds_its_memory_wiped(
             Case(subject, cells).each(protect)
             wrong |= judge(theirs)
     wrong |= judge(case)
-    check_cells(wrong, case.cells, kst_control)
+    finish(case, left, wrong, kst_control)
 
 
 def _wiped(case: Case) -> dict[str, str]:
@@ -247,7 +253,9 @@ def test_child_does_not_inherit_the_memory(
     """
     kinds = here(f"not_inherited-{protection}", _kinds(protection))
     case = prepared(subject, kinds, protection, Feature.EVENT_FORK)
-    case.each(lambda cell: ops.madvise(cell.region.addr, cell.region.length, "DONTFORK"))
+    left = _beside(subject, kinds, protection, Feature.EVENT_FORK, pinned=False)
+    everything = Case(subject, [*case.cells, *left])
+    everything.each(lambda cell: ops.madvise(cell.region.addr, cell.region.length, "DONTFORK"))
     child, descriptors = subject.fork_each()
     with child:
         assert descriptors == {}
@@ -261,7 +269,7 @@ def test_child_does_not_inherit_the_memory(
             if done.signal != "SIGSEGV"
         }
     wrong |= judge(case)
-    check_cells(wrong, case.cells, kst_control)
+    finish(case, left, wrong, kst_control)
 
 
 def _first_read_only(case: Case) -> None:
