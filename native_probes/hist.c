@@ -2,6 +2,7 @@
 /* hist.c - log-linear histogram of ticks; the layout is HdrHistogram's (hdrhistogram.org) with 2^11 buckets an octave. */
 #define _GNU_SOURCE
 #include "hist.h"
+#include "own.h"
 
 #include <stdlib.h>
 #include <string.h>
@@ -20,8 +21,7 @@ struct kst_hist {
 struct kst_hist *kst_hist_new(void)
 {
 	/* Populated at once: a page fault while recording would disturb the next measurement. */
-	void *p = mmap(NULL, sizeof(struct kst_hist), PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_POPULATE, -1,
-		       0);
+	void *p = kst_own_memory(sizeof(struct kst_hist));
 
 	return p == MAP_FAILED ? NULL : p;
 }

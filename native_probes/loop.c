@@ -2,6 +2,7 @@
 /* loop.c - what the loops that measure a cost have in common: arguments, memory, histograms, a quiet CPU. */
 #define _GNU_SOURCE
 #include "loop.h"
+#include "own.h"
 #include "uapi.h"
 
 #include <errno.h>
@@ -217,7 +218,7 @@ json_t *kst_loop_init(struct kst_loop *l, const struct kst_subject *s, const jso
 		reply = map_memory(l, kind, pages);
 	if (reply)
 		return reply;
-	l->source = mmap(NULL, l->mem.page_size, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_POPULATE, -1, 0);
+	l->source = kst_own_memory(l->mem.page_size);
 	if (l->source == MAP_FAILED)
 		return kst_errno(errno, "mmap");
 	l->hist = kst_hist_new();

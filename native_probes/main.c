@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: MIT */
-/* main.c - the agent program: JSON lines from stdin, replies to stdout. */
+/* main.c - the agent program: JSON lines from stdin, replies to stdout. `agent crowd` leaves idle processes behind. */
 #define _GNU_SOURCE
 #include <errno.h>
 #include <signal.h>
@@ -10,6 +10,7 @@
 #include <sys/uio.h>
 #include <unistd.h>
 
+#include "crowd.h"
 #include "kst.h"
 
 struct reader {
@@ -89,7 +90,7 @@ static bool write_line(char *reply)
 	return true;
 }
 
-int main(void)
+static int serve(void)
 {
 	struct kst_agent *agent = kst_agent_new();
 	struct reader *reader = calloc(1, sizeof(*reader));
@@ -113,4 +114,11 @@ int main(void)
 	kst_agent_free(agent);
 	free(reader);
 	return written ? 0 : 1;
+}
+
+int main(int argc, char **argv)
+{
+	if (argc == 2 && !strcmp(argv[1], "crowd"))
+		return kst_crowd_of_boot() ? 1 : 0;
+	return serve();
 }

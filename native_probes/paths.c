@@ -9,6 +9,7 @@
  */
 #define _GNU_SOURCE
 #include "paths.h"
+#include "own.h"
 #include "uapi.h"
 
 #include <errno.h>
@@ -19,6 +20,10 @@
 
 static const struct path *const tables[] = { kst_access_paths, kst_call_paths, kst_uffd_paths,
 					     kst_event_paths,  kst_swap_paths, kst_numa_paths };
+
+/* The boot has had a crowd (crowd.c): there are a few gaps since. Those who leave make room for a round's child. */
+#define CROWD_STAY 72 /* the last has the 8th number of its node: rounds have more than 50 left */
+#define CROWD_LEAVE 8
 
 /* The range as the path wants to find it. */
 static int prepare(struct work *w)
@@ -95,7 +100,7 @@ static json_t *map_memory(struct work *w)
 	int shared = MAP_SHARED | MAP_ANONYMOUS | MAP_POPULATE, private = MAP_PRIVATE | MAP_ANONYMOUS;
 
 	w->bytes_len = len > 1UL << 20 ? len : 1UL << 20;
-	w->bytes = mmap(NULL, w->bytes_len, PROT_READ | PROT_WRITE, private | MAP_POPULATE, -1, 0);
+	w->bytes = kst_own_memory(w->bytes_len);
 	w->elsewhere_room = mmap(NULL, len + KST_TABLE_SPAN, PROT_NONE, private | MAP_NORESERVE, -1, 0);
 	w->stamps = mmap(NULL, 4096, PROT_READ | PROT_WRITE, shared, -1, 0);
 	w->elsewhere = (char *)(((uintptr_t)w->elsewhere_room + KST_TABLE_SPAN - 1) & ~(KST_TABLE_SPAN - 1));
@@ -146,12 +151,19 @@ static json_t *op_path_cost(struct kst_subject *s, const json_t *args)
 {
 	struct work w = { .fd = -1, .elsewhere_room = MAP_FAILED, .bytes = MAP_FAILED, .stamps = MAP_FAILED };
 	bool tracked = json_object_get(args, "mode") != NULL;
-	json_t *reply = kst_loop_init(&w.loop, s, args, tracked);
+	json_t *reply = NULL;
+	int err;
 
+	w.path = find_path(args, &reply);
+	if (!w.path)
+		return reply;
+	/* Before there is memory that a child would share. */
+	err = w.path->forks ? kst_crowd_gather(&w.crowd, CROWD_STAY, CROWD_LEAVE) : 0;
 	w.tracked = tracked;
 	w.lie = tracked && kst_control(s, "drop_in_child");
-	if (!reply)
-		w.path = find_path(args, &reply);
+	reply = kst_loop_init(&w.loop, s, args, tracked);
+	if (!reply && err)
+		reply = kst_errno(err, "fork");
 	if (!reply && w.path->tracked && !tracked)
 		reply = kst_error("path: %s needs a mode", w.path->name);
 	if (!reply && w.path->bare && tracked)
@@ -161,6 +173,7 @@ static json_t *op_path_cost(struct kst_subject *s, const json_t *args)
 	if (!reply)
 		reply = run_path(&w);
 	tear_down(&w);
+	kst_crowd_end(&w.crowd);
 	return reply;
 }
 

@@ -3,6 +3,7 @@
 #ifndef KST_PATHS_H
 #define KST_PATHS_H
 
+#include "crowd.h"
 #include "hints.h"
 #include "traps.h"
 #include "uapi.h"
@@ -23,6 +24,7 @@ struct work {
 	size_t bytes_len;
 	int fd;               /* the path's file of /proc/self */
 	pid_t child;
+	struct kst_crowd crowd;
 	uint64_t *stamps;     /* shared with children; not 0: when the path began and ended, where `run` is more than it */
 	bool own_swap;        /* swap was set up here */
 	struct kst_handler reader; /* of events */
@@ -47,6 +49,7 @@ struct path {
 	bool unmapped; /* the mapping is made anew for each round */
 	bool gone;     /* the registration ends with the path */
 	bool fresh;    /* not registered yet */
+	bool forks;    /* a child's start or end is a part of it: there is to be a crowd */
 	uint64_t features; /* of the userfaultfd that `mode` needs, besides */
 };
 

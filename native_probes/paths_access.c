@@ -101,7 +101,7 @@ const struct path kst_access_paths[] = {
 	{ .name = "absent-read", .run = kst_path_read, .absent = true },
 	{ .name = "absent-write", .run = kst_path_write, .absent = true },
 	{ .name = "cow", .before = kst_path_start_child, .run = kst_path_write, .after = kst_path_stop_child },
-	{ .name = "fork", .run = kst_path_start_child, .after = kst_path_stop_child },
+	{ .name = "fork", .run = kst_path_start_child, .after = kst_path_stop_child, .forks = true },
 	{ .name = "child-read", .run = run_child_read },
 	{ .name = "gup", .run = run_gup },
 	{ .name = "gup-write", .run = run_gup_write },

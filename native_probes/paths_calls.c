@@ -96,7 +96,7 @@ const struct path kst_call_paths[] = {
 	{ .name = "mprotect", .run = run_mprotect, .after = make_writable },
 	{ .name = "mremap", .run = kst_path_mremap, .after = kst_path_empty_elsewhere, .unmapped = true },
 	{ .name = "munmap", .run = run_munmap, .unmapped = true },
-	{ .name = "exit", .run = run_exit },
+	{ .name = "exit", .run = run_exit, .forks = true },
 	{ .name = "dontneed", .run = run_dontneed },
 	{ .name = "pagemap", .file = "/proc/self/pagemap", .run = run_pagemap },
 	{ .name = "smaps", .file = "/proc/self/smaps", .run = run_smaps },

@@ -78,7 +78,7 @@ static int end_mremap(struct work *w)
 
 const struct path kst_event_paths[] = {
 	{ .name = "fork-event", .open = start_reader, .run = kst_path_start_child, .after = end_child, .close = stop_reader,
-	  .tracked = true, .features = UFFD_FEATURE_EVENT_FORK },
+	  .tracked = true, .forks = true, .features = UFFD_FEATURE_EVENT_FORK },
 	{ .name = "mremap-event", .open = start_reader, .run = kst_path_mremap, .after = end_mremap,
 	  .close = stop_reader, .tracked = true, .unmapped = true, .features = UFFD_FEATURE_EVENT_REMAP },
 	{ .name = NULL },

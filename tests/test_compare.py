@@ -47,8 +47,8 @@ def figure(value: float, labels: dict[str, str], kernel: str = NEW, mode: str = 
         (SYNC, 15000, 15076, "dearer"),
         (COW, 1_000_000, 1_000_100, "same"),
         (COW, 1_000_000, 999_899, "cheaper"),
-        (FORK, 380_000, 382_280, "same"),
-        (FORK, 380_000, 382_281, "dearer"),
+        (FORK, 380_000, 381_900, "same"),
+        (FORK, 380_000, 381_901, "dearer"),
         (FORK, 380_000, 382_560, "dearer"),  # ten instructions a page
         (MISSING, 27_000, 27_270, "same"),
         ({"path": "absent-read", "kind": "hugetlb"}, 3502, 3519, "same"),

@@ -166,6 +166,13 @@ def test_kernel_that_cannot_be_a_guest_is_refused_before_the_boot(
         make_guest(kernel=kernel).start()
 
 
+def test_processes_cost_the_same_beside_a_crowd(make_guest: MakeGuest) -> None:
+    """Where instructions are counted: idle processes fill what the boot left (native_probes/crowd.c)."""
+    guest = make_guest(probe(), GuestOptions(exact=True))
+    guest.start()
+    assert int(guest.run("ls /proc | grep -c '^[0-9]'", 60)[1]) > 128
+
+
 def test_a_read_modify_write_is_one_access_on_one_cpu_too(make_guest: MakeGuest) -> None:
     """QEMU runs it as a load and a store where there is nobody to see it: its fault would be a read's."""
     guest = make_guest(probe(), GuestOptions(cpus=1))

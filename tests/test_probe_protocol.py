@@ -5,13 +5,15 @@ from __future__ import annotations
 import json
 import os
 import signal
+import time
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from probe_agent import PAGE, Agent, await_end, need_wp, program, running_agent
+from probe_agent import BOUND_S, PAGE, Agent, await_end, need_wp, program, running_agent
 
 LINE_MAX = 1 << 20
 
@@ -253,6 +255,20 @@ def test_everything_dies_with_the_agent() -> None:
         agent.process.kill()
         agent.process.communicate()
     assert all(await_end(pid) for pid in (idle.pid, stuck.pid, child))
+
+
+def test_idle_processes_beside_a_fork_die_with_their_subject() -> None:
+    """They would be left behind by a subject that is killed (native_probes/crowd.c)."""
+    with running_agent() as agent:
+        subject = agent.subject()
+        request = {"id": 1, "subject": subject.number, "op": "path_cost", "path": "fork", "kind": "anon", "pages": 1}
+        agent.send(json.dumps({**request, "rounds": 10000, "clock": "mono"}).encode() + b"\n")
+        children, end = Path(f"/proc/{subject.pid}/task/{subject.pid}/children"), time.monotonic() + BOUND_S
+        while len(there := children.read_text().split()) < 72:  # no event tells of another's children
+            assert time.monotonic() < end, f"{len(there)} idle processes, not 72"
+            time.sleep(0.01)
+        os.kill(subject.pid, signal.SIGKILL)
+        assert all(await_end(int(pid)) for pid in there)
 
 
 # What random requests are made of: names that exist, with arguments that may not.

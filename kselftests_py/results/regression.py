@@ -25,9 +25,10 @@ NOISE: list[tuple[dict[str, tuple[str, ...]], float]] = [
     ({"path": ("absent-read",), "kind": ("hugetlb",)}, 0.005),
     # A jitter of the whole fault falls into one stage of it.
     ({"path": ("waterfall",)}, 0.02),
-    # A process is made, or taken down: its id, stack, counters and page tables come from allocators with a memory.
-    ({"path": ("fork", "fork-event")}, 0.006),
-    ({"path": ("exit",)}, 0.003),
+    # A process is made, or taken down: its id, stack, counters and page tables come from allocators with a memory, of
+    # which native_probes/crowd.c takes most.
+    ({"path": ("fork", "fork-event")}, 0.005),
+    ({"path": ("exit",)}, 0.002),
     # Digits: of inode numbers, which the guest's root gets from this machine, and of the pages of the heap.
     ({"path": ("smaps",)}, 0.001),
     ({"path": ("move",)}, 0.0005),

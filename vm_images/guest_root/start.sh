@@ -42,6 +42,8 @@ say "probe"
 if [ -n "$probe" ]; then
 	exec 3<> "$probe"
 	until read -r _ <&3; do usleep 10000; done # the end of the input, until the host is at the other end and says so
+	# Where instructions are counted a child's start and end cost the same in each boot then (crowd.c).
+	grep -qw kst=functional /proc/cmdline || /kst/agent crowd 3>&- || say "no crowd"
 	/kst/agent <&3 >&3
 	printf '\004' >&3 # the port stays open: this says that the probe has ended (stream.py)
 fi
