@@ -178,3 +178,26 @@ def test_reclaimed_shared_memory_is_known_of_read_write_protection_only() -> Non
         finding = known.recognise(s.Sequence(steps=steps), claim)
         assert (finding and finding.finding) == expected
         assert known.recognise(s.Sequence(steps=steps), msgspec.structs.replace(claim, page=1)) is None
+
+
+@pytest.mark.parametrize(
+    ("prot", "delivery", "expected"), [("r", ("RWP_ASYNC",), "F032"), ("rw", ("RWP_ASYNC",), None), ("r", (), None)]
+)
+def test_locked_memory_that_becomes_writable_is_known_in_async_mode_only(
+    prot: s.Prot, delivery: tuple[s.Feature, ...], expected: str | None
+) -> None:
+    """F032; where it was writable before, or a trap would tell of it, it is none."""
+    steps = (
+        s.Map(kind="anon", pages=2),
+        s.Populate(value=5, **RANGE),
+        s.Mprotect(prot=prot, **RANGE),
+        s.Mlock(**RANGE),
+        s.Open(features=("RWP", *delivery)),
+        s.Register(uffd=0, mode=("rwp",), **RANGE),
+        s.Protect(uffd=0, ioctl="rwprotect", **RANGE),
+        s.Mprotect(prot="rw", region=0, first=0, count=1),
+    )
+    claim = Claim(step=7, check="marked", what=0, page=0, expected=("yes",), seen="no")
+    finding = known.recognise(s.Sequence(steps=steps), claim)
+    assert (finding and finding.finding) == expected
+    assert known.recognise(s.Sequence(steps=steps), msgspec.structs.replace(claim, page=1)) is None

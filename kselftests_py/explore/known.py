@@ -74,12 +74,27 @@ def _guard_replaced(step: s.Step, claim: Claim, before: Model) -> bool:
     return all(one.entry == "guard" for page in pages for one in page.states)
 
 
+def _locked_made_writable(step: s.Step, claim: Claim, before: Model) -> bool:
+    """Only private memory, locked and not writable before, that is protected in async mode."""
+    if not isinstance(step, s.Mprotect) or step.prot != "rw" or claim.check not in ("marked", "accessed", "written"):
+        return False
+    if (claim.process, claim.what) != (step.process, step.region) or claim.page is None:
+        return False
+    if not step.first <= claim.page < step.first + step.count or claim.seen != (
+        "no" if claim.check == "marked" else "yes"
+    ):
+        return False
+    (page,) = before.span(step.process, step.region, claim.page, 1)
+    return "locked" in page.advised and page.file is None and page.prot != "rw" and before.asynchronous(page)
+
+
 TABLE = (
     Known("F001", "UFFDIO_UNREGISTER leaves blocked threads asleep", _asleep_after_unregister),
     Known("F003", "UFFDIO_WRITEPROTECT refused with ENOENT has done the pages ahead", _prefix_protected),
     Known("F025", "shared memory that is reclaimed loses its read-write protection", _reclaimed_shared_memory),
     Known("F030", "MADV_GUARD_INSTALL never ends on write-protected shared memory", _guard_never_installed),
     Known("F031", "UFFDIO_COPY and UFFDIO_CONTINUE replace a guard page", _guard_replaced),
+    Known("F032", "mprotect that makes locked memory writable resolves protection", _locked_made_writable),
 )
 
 

@@ -214,7 +214,7 @@ class Model:
                 found += [Branch("blocked", state, f"{why}{flags} {at}") for why, here in told.items() if here]
                 if not (False in cached and not page.missing) and not (True in cached and self._maps(page)):
                     continue
-            if trapped and self._asynchronous(page):
+            if trapped and self.asynchronous(page):
                 found.append(Branch("done", State("present", False)))  # F8
             elif trapped:
                 message = f"{page.mode}{flags} {at}"  # F1
@@ -231,7 +231,8 @@ class Model:
         """Whether a fault on a page that its file has may map it: also where it is on swap, not in the page cache."""
         return not page.minor or page.reclaimed
 
-    def _asynchronous(self, page: Page) -> bool:
+    def asynchronous(self, page: Page) -> bool:
+        """Whether its faults resolve themselves."""
         uffd = self.uffds[page.owner] if page.owner is not None else None
         return uffd is not None and (uffd.asynchronous if page.mode == "rwp" else "WP_ASYNC" in uffd.features)
 
@@ -325,7 +326,7 @@ class Model:
     def spread(self, place: Place, access: s.Access) -> None:
         """A huge page comes, and in async mode is resolved, as a whole; where it is split, it does not."""
         page = self.pages[place]
-        resolves = self._asynchronous(page) and (page.mode == "rwp" or access.stores)
+        resolves = self.asynchronous(page) and (page.mode == "rwp" or access.stores)
         for number in range(self.regions[place[1]].pages):
             other = self.pages[place[0], place[1], number]
             if other is page or not other.prot:

@@ -33,7 +33,7 @@ NOISE: list[tuple[dict[str, tuple[str, ...]], float]] = [
     ({"path": ("smaps",)}, 0.001),
     ({"path": ("move",)}, 0.0005),
     # Millions of instructions: some timer ticks are among them, and not all of those do the same.
-    ({"pages": ("262144",)}, 0.0001),
+    ({"pages": ("262144",)}, 0.0002),
     ({"path": ("gup", "gup-write", "copy", "zeropage", "absent-write", "cow", "swap-read", "swap-write")}, 0.0001),
 ]
 """Labels of a path, and the share of its figure by which boots of one kernel may differ."""

@@ -190,3 +190,22 @@ def test_mappings_merge_again(subject: Subject, here: Here, kst_control: str | N
         elif marks(cell, entries):
             wrong[name] = "markers where no userfaultfd is"
     check_cells(wrong, case.cells, kst_control)
+
+
+@pytest.mark.contract("G1", "I4")
+@pytest.mark.control("skip_protect", "invert_marker")
+@pytest.mark.parametrize("delivery", ["sync", pytest.param("async", marks=pytest.mark.finding("F032"))])
+@pytest.mark.parametrize("protection", BY)
+def test_locked_pages_that_become_writable_stay_protected(subject: Subject, protection: str, delivery: str) -> None:
+    """mprotect that makes locked private memory writable is nobody's access: what was protected is so still.
+
+    Source: mprotect_fixup(): "Private VM_LOCKED VMA becoming writable: trigger COW"; userfaultfd.rst; I4.
+    """
+    region, uffd = track(subject, "anon", protection, delivery, pages=2)
+    region.mprotect(1)
+    subject.call(ops.mlock(region.addr, region.length))
+    uffd.protect(region[:1])
+    assert region.marked_pages() == {0}, "set-up: nothing is protected"
+    region.mprotect(3)
+    assert region.marked_pages() == {0}
+    assert region.pages_with(Page.ACCESSED if protection == "rwp" else Page.WRITTEN) == {1}
