@@ -12,7 +12,7 @@ _Rule = Callable[[Model, s.Madvise, list[Page]], None]
 _HUGETLB = ("DONTNEED", "POPULATE_READ", "POPULATE_WRITE", "GUARD_INSTALL", "GUARD_REMOVE")
 """The advices on hugetlb memory that the model has an opinion on."""
 _NOT_ON_LOCKED = ("DONTNEED", "COLD", "PAGEOUT")
-""" "Cannot be applied to locked pages"."""
+"""EINVAL where "the specified address range includes locked" pages (madvise(2), ERRORS)."""
 _ON_LOCKED = ("POPULATE_READ", "POPULATE_WRITE", "DONTFORK", "DOFORK", "COLLAPSE", "GUARD_REMOVE")
 """The others that the model has an opinion on, of locked memory."""
 

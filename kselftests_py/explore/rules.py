@@ -293,7 +293,7 @@ def migrate(model: Model, step: s.Migrate) -> None:
 
 
 def kernel_work(model: Model, step: s.KernelWork) -> None:
-    """I3, I4: "Only access to the pages clears it" (the marker; userfaultfd.rst), and the kernel accesses none."""
+    """I3, I4: it is "an access" that clears the marker (userfaultfd.rst), and this is none."""
 
 
 RULES: dict[type, Callable[[Model, Any], None]] = {

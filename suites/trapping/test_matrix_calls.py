@@ -199,7 +199,7 @@ def test_mappings_merge_again(subject: Subject, here: Here, kst_control: str | N
 def test_locked_pages_that_become_writable_stay_protected(subject: Subject, protection: str, delivery: str) -> None:
     """mprotect that makes locked private memory writable is nobody's access: what was protected is so still.
 
-    Source: mprotect_fixup(): "Private VM_LOCKED VMA becoming writable: trigger COW"; userfaultfd.rst; I4.
+    Source: mprotect_fixup(): "Private VMA_LOCKED_BIT VMA becoming writable: trigger COW"; userfaultfd.rst; I4.
     """
     region, uffd = track(subject, "anon", protection, delivery, pages=2)
     region.mprotect(1)
