@@ -138,11 +138,15 @@ def _owner(walk: Walk, raw: Raw, at: dict[str, int]) -> tuple[int, s.Ioctl]:
     return page.owner, "rwprotect" if page.mode == "rwp" else "writeprotect"
 
 
+def _idle(walk: Walk, raw: Raw) -> int | None:
+    found = [number for number, actor in enumerate(walk.model.actors) if actor.idle]
+    return found[raw.d % len(found)] if found else None
+
+
 def access(walk: Walk, raw: Raw) -> s.Step | None:
-    idle = [number for number, actor in enumerate(walk.model.actors) if actor.idle]
-    if not idle:
+    actor = _idle(walk, raw)
+    if actor is None:
         return None
-    actor = idle[raw.d % len(idle)]
     process = walk.model.actors[actor].process
 
     def protected(place: Place, page: Page) -> bool:
@@ -279,10 +283,9 @@ def _mlock(walk: Walk, raw: Raw) -> s.Step:
 
 def _fails(walk: Walk, raw: Raw) -> s.Step | None:
     """The frame of a page that both sides of a fork have rather than of another."""
-    idle = [number for number, actor in enumerate(walk.model.actors) if actor.idle]
-    if not idle:
+    actor = _idle(walk, raw)
+    if actor is None:
         return None
-    actor = idle[raw.d % len(idle)]
     process = walk.model.actors[actor].process
     at = near(walk, raw, _left_to_both(walk, process))
     at = at or near(walk, raw, lambda place, page: place[0] == process and has_frame(page), 16) or raw.range(walk)
