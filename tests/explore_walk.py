@@ -12,6 +12,7 @@ from kselftests_py.explore import steps as s
 from kselftests_py.explore.explorer import Explorer, Found
 from kselftests_py.explore.ground import Ground
 from kselftests_py.explore.model import Expected, Model, Page
+from kselftests_py.explore.rules import apply
 from kselftests_py.pytest_plugin.station import Settings
 from kselftests_py.results import RunFolder
 
@@ -35,7 +36,7 @@ class Walk:
         self.do(s.Register(uffd=0, mode=(mode,), region=0, first=0, count=pages))  # type: ignore[arg-type]
 
     def do(self, step: s.Step, seen: dict[int, str] | None = None) -> Expected:
-        expected = self.model.apply(step)
+        expected = apply(self.model, step)
         self.model.settle(seen)
         return expected
 

@@ -15,6 +15,7 @@ from kselftests_py.explore import steps as s
 from kselftests_py.explore.claims import Claim, Replay, encode
 from kselftests_py.explore.model import Model
 from kselftests_py.explore.reduce import fewer, reduce, without
+from kselftests_py.explore.rules import apply
 from kselftests_py.paths import data_dir
 
 RANGE: dict[str, Any] = {"region": 0, "first": 0, "count": 2}
@@ -52,7 +53,7 @@ def test_every_sequence_that_was_kept_has_a_page_that_is_surely_protected() -> N
     for file in files:
         model, seen = Model(), False
         for step in kept.read(file).sequence.steps:
-            model.apply(step)
+            apply(model, step)
             model.settle(None)
             seen = seen or any(all(state.marked for state in page.states) for page in model.pages.values())
         assert seen, file.name

@@ -7,9 +7,10 @@ from typing import Any
 import pytest
 
 from kselftests_py.errors import HarnessError
-from kselftests_py.explore import execute, explorer
+from kselftests_py.explore import explorer, perform
 from kselftests_py.explore import steps as s
 from kselftests_py.explore.claims import Claim
+from kselftests_py.explore.execute import Observed
 from kselftests_py.explore.explorer import Explorer, Found
 from kselftests_py.explore.offer import Offer
 from kselftests_py.machines.kernel_log import Splat
@@ -50,20 +51,20 @@ def exploring(ground: Ground, found: list[Found]) -> Explorer:
 
 
 def all_well(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(execute, "run", lambda *given, **more: execute.Observed([]))
+    monkeypatch.setattr(perform, "run", lambda *given, **more: Observed([]))
     monkeypatch.setattr(explorer, "judge", lambda *given: None)
 
 
 def test_guest_that_dies_is_kept_as_a_crash_and_the_exploration_goes_on(
     ground: Ground, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def run(lab: Any, sequence: s.Sequence, *given: Any, **more: Any) -> execute.Observed:
+    def run(lab: Any, sequence: s.Sequence, *given: Any, **more: Any) -> Observed:
         if forks(sequence):
             raise MachineLost(Loss.PANIC, "Kernel panic - not syncing: fork")
-        return execute.Observed([])
+        return Observed([])
 
     all_well(monkeypatch)
-    monkeypatch.setattr(execute, "run", run)
+    monkeypatch.setattr(perform, "run", run)
     found: list[Found] = []
     one = exploring(ground, found)
     one.explore(LONG, most=60)
@@ -98,10 +99,10 @@ def test_crashes_are_told_apart_by_what_the_kernel_says(ground: Ground, monkeypa
 
 
 def test_machine_that_is_lost_again_and_again_ends_it(ground: Ground, monkeypatch: pytest.MonkeyPatch) -> None:
-    def run(*given: Any, **more: Any) -> execute.Observed:
+    def run(*given: Any, **more: Any) -> Observed:
         raise MachineLost(Loss.LOST, "connection reset")
 
-    monkeypatch.setattr(execute, "run", run)
+    monkeypatch.setattr(perform, "run", run)
     found: list[Found] = []
     with pytest.raises(HarnessError, match="lost 3 times in a row; last: connection reset"):
         exploring(ground, found).explore(LONG, most=60)

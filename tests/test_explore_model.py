@@ -7,6 +7,7 @@ from explore_walk import WP, Walk
 
 from kselftests_py.explore import steps as s
 from kselftests_py.explore.model import State, Unmodelled
+from kselftests_py.explore.rules import apply
 
 YES, NO, EITHER = {True}, {False}, {False, True}
 
@@ -384,5 +385,5 @@ def test_no_opinion_changes_nothing(step: s.Step) -> None:
     walk = Walk()
     before = repr(vars(walk.model)["pages"]), len(walk.model.regions), len(walk.model.actors)
     with pytest.raises(Unmodelled):
-        walk.model.apply(step)
+        apply(walk.model, step)
     assert before == (repr(vars(walk.model)["pages"]), len(walk.model.regions), len(walk.model.actors))

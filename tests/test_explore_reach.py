@@ -15,6 +15,7 @@ from kselftests_py.explore.explorer import BATCH
 from kselftests_py.explore.generate import sequences
 from kselftests_py.explore.model import Model, Place
 from kselftests_py.explore.offer import Offer
+from kselftests_py.explore.rules import apply
 from kselftests_py.lab import constants as scan
 
 ALL = Offer(
@@ -70,7 +71,7 @@ def meets(sequence: s.Sequence) -> Counter[str]:
     """What its accesses and looks come upon, of what raises signals and of two children."""
     model, found = Model(), Counter[str]()
     for step in sequence.steps:
-        expected = model.apply(step)
+        expected = apply(model, step)
         for branches in expected.accesses.values():
             found |= {f"{branch.state.entry} accessed": 1 for branch in branches}
         if isinstance(step, s.Protect) and step.ioctl == "rwprotect" and expected.errno == {"0"}:
@@ -115,7 +116,7 @@ def shows_broken_cow(sequence: s.Sequence) -> bool:
                 if page.kind == "anon" and page.mode == "rwp" and page.owner != step.event
                 and all(one.entry == "present" and not one.marked for one in page.states)
             }  # fmt: skip
-        expected = model.apply(step)
+        expected = apply(model, step)
         if isinstance(step, s.Access) and step.how != "read" and expected.outcomes(step.actor) == {"done"}:
             place = (model.actors[step.actor].process, step.region, step.page)
             if place in left and len(model.alive) > 1 and model.alive[1] and model.pages[1, *place[1:]].prot:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from kselftests_py.explore import steps as s
 from kselftests_py.explore.claims import Claim
 from kselftests_py.explore.model import Model, Unmodelled
+from kselftests_py.explore.rules import apply
 
 
 def checks_before(sequence: s.Sequence, claim: Claim) -> list[Claim]:
@@ -14,7 +15,7 @@ def checks_before(sequence: s.Sequence, claim: Claim) -> list[Claim]:
         for number, step in enumerate(sequence.steps[: claim.step + 1]):
             # Of a thread that may be asleep or may be done, a later step says nothing: what it was is not known here.
             unsure = {actor for actor, one in enumerate(model.actors) if len(one.states) > 1}
-            expected = model.apply(step)
+            expected = apply(model, step)
             checks.append(Claim(step=number, check="errno", expected=tuple(sorted(expected.errno))))
             for actor in sorted({*expected.accesses, *expected.still} - unsure):
                 states = tuple(sorted(expected.outcomes(actor)))

@@ -14,7 +14,7 @@ from kselftests_py.explore import steps as s
 from kselftests_py.explore.layout import told_of_fork
 from kselftests_py.explore.model import HOLE, Model, Page, Place, Unmodelled
 from kselftests_py.explore.offer import Offer
-from kselftests_py.explore.rules import has_frame
+from kselftests_py.explore.rules import apply, has_frame
 
 _HOWS: tuple[s.How, ...] = ("read", "write", "rmw")
 
@@ -30,7 +30,7 @@ class Walk:
     def put(self, step: s.Step) -> bool:
         """Append the step, if the model has an opinion on it."""
         try:
-            self.model.apply(step)
+            apply(self.model, step)
         except Unmodelled:
             return False
         self.model.settle(None)

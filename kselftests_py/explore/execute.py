@@ -7,7 +7,7 @@ of its own, which tells at which step that was.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -98,38 +98,6 @@ class Actor:
 
 
 Sink = Callable[[Any], None]
-
-
-def run(
-    lab: Lab,
-    sequence: s.Sequence,
-    readable: list[Place],
-    *,
-    categories: tuple[Page, ...],
-    control: str | None,
-    single: bool = False,
-    one_cpu: bool = False,
-) -> Observed:
-    """Run *sequence* in a fresh process of the probe; *readable* are the pages whose contents are read at the end.
-
-    *categories*: those of ACCESSED and WRITTEN that the kernel knows (``categories_of``). *control*: the probe lies in
-    that way (docs/probe-protocol.md). *one_cpu*: the process and its threads run on one CPU.
-    :raises MachineLost: the kernel is gone, or the machine.
-    """
-    from kselftests_py.explore.perform import early_scans
-
-    with early_scans(lab, sequence):
-        runner = Runner(lab, sequence, categories, control=control, single=single, one_cpu=one_cpu)
-        try:
-            runner.all_steps()
-            runner.final(readable)
-        except Stopped:
-            pass
-        except SubjectGone as gone:
-            runner.observed.lost = gone
-        finally:
-            runner.end()
-    return runner.observed
 
 
 def categories_of(caps: Capabilities) -> tuple[Page, ...]:
@@ -234,12 +202,11 @@ class Runner:
 
     # Steps.
 
-    def all_steps(self) -> None:
-        from kselftests_py.explore.perform import PERFORM
-
+    def all_steps(self, perform: Mapping[type, Callable[[Runner, Any], None]]) -> None:
+        """Make each step as *perform* has it for its type, and look."""
         for number, step in enumerate(self._sequence.steps):
             self.now = self.observed.steps[number]
-            PERFORM[type(step)](self, step)
+            perform[type(step)](self, step)
             self._check()
             if self._single:
                 self.flush()

@@ -16,7 +16,7 @@ from hypothesis.configuration import set_hypothesis_home_dir
 from hypothesis.errors import HypothesisException
 
 from kselftests_py.errors import HarnessError
-from kselftests_py.explore import execute, known
+from kselftests_py.explore import known, perform
 from kselftests_py.explore import steps as s
 from kselftests_py.explore.claims import Claim
 from kselftests_py.explore.generate import sequences
@@ -253,7 +253,7 @@ class Explorer:
         places, categories = readable(sequence), self._offer.categories
         try:
             lab = self._ground.lab
-            observed = execute.run(
+            observed = perform.run(
                 lab,
                 sequence,
                 places,

@@ -11,6 +11,7 @@ from kselftests_py.explore import steps as s
 from kselftests_py.explore.claims import Check, Claim
 from kselftests_py.explore.execute import HELPER, Entry, Observed, Seen
 from kselftests_py.explore.model import SIGNALS, Expected, Model, Page, Place, Settled, Words
+from kselftests_py.explore.rules import apply
 
 Pass = Callable[[Claim, Model], bool]
 """Whether a wrong report is to be passed over: it is one of those that change nothing, and a finding already."""
@@ -20,7 +21,7 @@ def readable(sequence: s.Sequence) -> list[Place]:
     """The pages that can be read once everything is closed; :raises Unmodelled: the model does not know some step."""
     model = Model()
     for step in sequence.steps:
-        model.apply(step)
+        apply(model, step)
         model.settle(None)
     return [place for place, page in model.pages.items() if page.prot in ("r", "rw")]
 
@@ -51,7 +52,7 @@ def _first(sequence: s.Sequence, observed: Observed, passing: Pass) -> Claim | N
     for number, (step, seen) in enumerate(zip(sequence.steps, observed.steps, strict=False)):
         if seen.errno is None:
             return _lost(number, observed)
-        claim = _step(model, number, model.apply(step), seen, passing)
+        claim = _step(model, number, apply(model, step), seen, passing)
         if claim is not None:
             return claim
     return _final(model, len(sequence.steps), observed)
@@ -147,7 +148,7 @@ def _final(model: Model, number: int, observed: Observed) -> Claim | None:
         return _lost(number, observed)
     for uffd, one in enumerate(model.uffds):
         if one.open and model.alive[one.process]:
-            expected = model.apply(s.Close(uffd=uffd))
+            expected = apply(model, s.Close(uffd=uffd))
             for actor in expected.accesses:
                 state = seen.states.get(actor, "")
                 if state not in expected.outcomes(actor):

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from kselftests_py.explore import steps as s
 from kselftests_py.explore.claims import Claim
 from kselftests_py.explore.model import Model
+from kselftests_py.explore.rules import apply
 
 
 @dataclass(frozen=True)
@@ -118,10 +119,10 @@ def recognise(sequence: s.Sequence, claim: Claim) -> Known | None:
         return None
     model = Model()
     for step in sequence.steps[: claim.step]:
-        model.apply(step)
+        apply(model, step)
         model.settle(None)
     step = sequence.steps[claim.step]
     found = next((one for one in TABLE if one.fits(step, claim, model)), None)
-    model.apply(step)
+    apply(model, step)
     model.settle(None)
     return found or passed(claim, model)

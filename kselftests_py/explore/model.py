@@ -248,20 +248,6 @@ class Model:
             self.expected.accesses[number] = found
             self.pages[place].states |= {branch.state for branch in found}
 
-    def apply(self, step: s.Step) -> Expected:
-        """Make the step; then ``settle`` must follow. :raises Unmodelled: the model is as it was."""
-        from kselftests_py.explore import rules
-
-        self.expected = Expected()
-        for page in self.pages.values():
-            if page.lazy:
-                page.may_be_freed()
-        rules.RULES[type(step)](self, step)
-        for number, actor in enumerate(self.actors):
-            if actor.states == {"blocked"} and number not in self.expected.accesses:
-                self.expected.still.add(number)
-        return self.expected
-
     # What was observed.
 
     def settle(self, seen: dict[int, str] | None) -> Settled:

@@ -1,4 +1,6 @@
-"""How each step of a sequence is made by the probe. See ``steps`` for what it means, ``execute`` for what is seen."""
+"""How each step of a sequence is made by the probe, and so all of it. See ``steps`` for what it means, ``execute`` for
+what is seen.
+"""
 
 from __future__ import annotations
 
@@ -7,8 +9,9 @@ from contextlib import contextmanager
 from typing import Any
 
 from kselftests_py.explore import steps as s
-from kselftests_py.explore.execute import HELPER, Actor, Region, Runner, Stopped
-from kselftests_py.lab import Feature, KernelRefused, Lab, ProtectMode, RegisterMode, Subject, ops
+from kselftests_py.explore.execute import HELPER, Actor, Observed, Region, Runner, Stopped
+from kselftests_py.explore.model import Place
+from kselftests_py.lab import Feature, KernelRefused, Lab, Page, ProtectMode, RegisterMode, Subject, SubjectGone, ops
 
 _PROTS = {"none": 0, "r": 1, "rw": 3}
 _FIXED = 3  # MREMAP_MAYMOVE | MREMAP_FIXED
@@ -243,3 +246,33 @@ PERFORM: dict[type, Callable[[Runner, Any], None]] = {
     s.SwapCycle: swap_cycle,
     s.KernelWork: kernel_work,
 }
+
+
+def run(
+    lab: Lab,
+    sequence: s.Sequence,
+    readable: list[Place],
+    *,
+    categories: tuple[Page, ...],
+    control: str | None,
+    single: bool = False,
+    one_cpu: bool = False,
+) -> Observed:
+    """Run *sequence* in a fresh process of the probe; *readable* are the pages whose contents are read at the end.
+
+    *categories*: those of ACCESSED and WRITTEN that the kernel knows (``categories_of``). *control*: the probe lies in
+    that way (docs/probe-protocol.md). *one_cpu*: the process and its threads run on one CPU.
+    :raises MachineLost: the kernel is gone, or the machine.
+    """
+    with early_scans(lab, sequence):
+        runner = Runner(lab, sequence, categories, control=control, single=single, one_cpu=one_cpu)
+        try:
+            runner.all_steps(PERFORM)
+            runner.final(readable)
+        except Stopped:
+            pass
+        except SubjectGone as gone:
+            runner.observed.lost = gone
+        finally:
+            runner.end()
+    return runner.observed

@@ -8,7 +8,7 @@ from typing import Any
 from kselftests_py.explore import steps as s
 from kselftests_py.explore.advice import madvise, maybe_woken, mlock, touch
 from kselftests_py.explore.layout import drop, exit_, fork, move, mremap, munmap, refused, swap_cycle
-from kselftests_py.explore.model import HOLE, Actor, File, Model, Page, State, Uffd, Unmodelled, unmarked
+from kselftests_py.explore.model import HOLE, Actor, Expected, File, Model, Page, State, Uffd, Unmodelled, unmarked
 
 
 def map_(model: Model, step: s.Map) -> None:
@@ -326,3 +326,16 @@ RULES: dict[type, Callable[[Model, Any], None]] = {
     s.SwapCycle: swap_cycle,
     s.KernelWork: kernel_work,
 }
+
+
+def apply(model: Model, step: s.Step) -> Expected:
+    """Make the step; then ``settle`` must follow. :raises Unmodelled: the model is as it was."""
+    model.expected = Expected()
+    for page in model.pages.values():
+        if page.lazy:
+            page.may_be_freed()
+    RULES[type(step)](model, step)
+    for number, actor in enumerate(model.actors):
+        if actor.states == {"blocked"} and number not in model.expected.accesses:
+            model.expected.still.add(number)
+    return model.expected

@@ -11,9 +11,10 @@ from pathlib import Path
 import pytest
 
 from kselftests_py.explore import known
-from kselftests_py.explore.execute import categories_of, run
+from kselftests_py.explore.execute import categories_of
 from kselftests_py.explore.judge import judge, readable
 from kselftests_py.explore.kept import lacking, read
+from kselftests_py.explore.perform import run
 from kselftests_py.explore.words import claim_in_words
 from kselftests_py.lab import Capabilities, Lab
 from kselftests_py.pytest_plugin.station import Target
