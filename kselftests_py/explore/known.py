@@ -16,11 +16,15 @@ from kselftests_py.explore.rules import apply
 
 
 @dataclass(frozen=True)
-class Known:
-    """``fits``: the step, the failed check, and the model as it was before the step."""
-
+class Finding:
     finding: str  # its page under docs/findings
     what: str
+
+
+@dataclass(frozen=True)
+class Known(Finding):
+    """``fits``: the step, the failed check, and the model as it was before the step."""
+
     fits: Callable[[s.Step, Claim, Model], bool]
 
 
@@ -99,10 +103,10 @@ TABLE = (
 )
 
 
-PASSED = Known("F004", "guard pages and poisoned pages are PAGE_IS_ACCESSED for ever", lambda *given: False)
+PASSED = Finding("F004", "guard pages and poisoned pages are PAGE_IS_ACCESSED for ever")
 
 
-def passed(claim: Claim, after: Model) -> Known | None:
+def passed(claim: Claim, after: Model) -> Finding | None:
     """The finding that *claim* is, if the sequence may go on; *after*: the model as it is after the step.
 
     Only an entry that raises a signal, in an RWP range: the claim is one only if the page can be nothing accessed.
@@ -113,7 +117,7 @@ def passed(claim: Claim, after: Model) -> Known | None:
     return PASSED if any(one.raises for one in page.states) else None
 
 
-def recognise(sequence: s.Sequence, claim: Claim) -> Known | None:
+def recognise(sequence: s.Sequence, claim: Claim) -> Finding | None:
     """The finding that *claim* is, or None."""
     if claim.step >= len(sequence.steps):
         return None
