@@ -215,6 +215,7 @@ def test_frame_that_fails_raises_for_each_process_that_has_it() -> None:
     assert walk.access("hwpoison") == {"done", "SIGBUS"}
     assert State("failed", False) in walk.page().states
     walk.model.observe(walk.page(), {"absent", "failed"}, marked=False)
+    assert walk.model.accessed(walk.page()) == EITHER
     assert walk.access("read", actor=1) == {"SIGBUS"}
     assert (walk.model.contents(walk.page()), walk.access("read", actor=2)) == ({"SIGBUS"}, {"SIGBUS", "done"})
     walk.do(s.Madvise(advice="DONTNEED", region=0, first=0, count=2))

@@ -109,12 +109,12 @@ PASSED = Finding("F004", "guard pages and poisoned pages are PAGE_IS_ACCESSED fo
 def passed(claim: Claim, after: Model) -> Finding | None:
     """The finding that *claim* is, if the sequence may go on; *after*: the model as it is after the step.
 
-    Only an entry that raises a signal, in an RWP range: the claim is one only if the page can be nothing accessed.
+    Only a guard or poison, in an RWP range: the claim is one only if the page can be nothing accessed.
     """
     page = after.pages.get((claim.process, claim.what, claim.page if claim.page is not None else -1))
     if page is None or claim.check != "accessed" or claim.seen != "yes" or page.mode != "rwp":
         return None
-    return PASSED if any(one.raises for one in page.states) else None
+    return PASSED if any(one.entry in ("guard", "poison") for one in page.states) else None
 
 
 def recognise(sequence: s.Sequence, claim: Claim) -> Finding | None:

@@ -342,8 +342,13 @@ class Model:
         return {one.marked for one in page.states}
 
     def accessed(self, page: Page) -> set[bool]:
-        """PAGE_IS_ACCESSED: in RWP ranges only (S1), of what is there and has no marker (S3, S5, S6; I4)."""
-        return {page.mode == "rwp" and one.there and not one.marked for one in page.states}
+        """PAGE_IS_ACCESSED: in RWP ranges only (S1), of what is there and has no marker (S3, S5, S6; I4).
+
+        Of a frame that has failed no document says it.
+        """
+        free = [one for one in page.states if page.mode == "rwp" and not one.marked]
+        maybe = {True} if any(one.entry == "failed" for one in free) else set()
+        return {one.there and one in free for one in page.states} | maybe
 
     def written(self, page: Page) -> set[bool]:
         """PAGE_IS_WRITTEN: pagemap.rst tells it of write-protected ranges; S2: not of RWP ranges."""
