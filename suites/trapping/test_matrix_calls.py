@@ -99,7 +99,8 @@ def _collapses() -> list[object]:
 @pytest.mark.control("skip_protect", "invert_marker")
 @pytest.mark.parametrize(("kind", "protection", "by"), _collapses())
 def test_no_huge_page_of_protected_ones(subject: Subject, kind: str, protection: str, by: str) -> None:
-    """Pages of which some are protected keep protection and markers where others become a huge page.
+    """Pages of which some are protected keep protection and markers where others become a huge page, until the
+    userfaultfd is closed while a thread waits.
 
     Source: __collapse_huge_page_isolate(), collapse_scan_pmd(): SCAN_PTE_UFFD; retract_page_tables(): "we cannot
     recycle the page table"; I3.
@@ -128,7 +129,11 @@ def test_no_huge_page_of_protected_ones(subject: Subject, kind: str, protection:
         uffd.protect(region[page : page + 1], 0)
         assert access.done
     assert subject.actor().rmw(region[4], 0).done
-    uffd.protect(region, 0)
+    waiting = subject.actor().rmw(region[1], 0)
+    assert waiting.blocked
+    uffd.close()
+    assert waiting.done
+    assert region.marked_pages() == set()
     assert region.changed_pages() == set()
 
 
