@@ -288,8 +288,8 @@ def _fails(walk: Walk, raw: Raw) -> s.Step | None:
         return None
     process = walk.model.actors[actor].process
     at = near(walk, raw, _left_to_both(walk, process))
-    at = at or near(walk, raw, lambda place, page: place[0] == process and has_frame(page), 16) or raw.range(walk)
-    return s.Access(actor=actor, how="hwpoison", region=at["region"], page=at["first"])
+    at = at or near(walk, raw, lambda place, page: place[0] == process and has_frame(page), 16)
+    return s.Access(actor=actor, how="hwpoison", region=at["region"], page=at["first"]) if at else None
 
 
 def _work(walk: Walk, raw: Raw) -> s.Step:

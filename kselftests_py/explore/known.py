@@ -85,9 +85,8 @@ def _locked_made_writable(step: s.Step, claim: Claim, before: Model) -> bool:
         return False
     if (claim.process, claim.what) != (step.process, step.region) or claim.page is None:
         return False
-    if not step.first <= claim.page < step.first + step.count or claim.seen != (
-        "no" if claim.check == "marked" else "yes"
-    ):
+    lost = claim.seen == ("no" if claim.check == "marked" else "yes")
+    if not lost or not step.first <= claim.page < step.first + step.count:
         return False
     (page,) = before.span(step.process, step.region, claim.page, 1)
     return "locked" in page.advised and page.file is None and page.prot != "rw" and before.asynchronous(page)
