@@ -1,41 +1,40 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * crowd.c - processes that are there and do nothing, so that a process's start and end cost the same in each boot.
+ * crowd.c - what is there and does nothing, so that a process's start and end cost the same on each kernel and machine.
  *
  * Two things that they cost depend on what was there before:
  * - Where the kernel's allocator of per-CPU memory finds room for the counters of the new mm (mm_init(), kernel/fork.c;
- *   pcpu_find_block_fit(), mm/percpu.c). Those who stay fill the gaps that were left; those who leave again have left
- *   room behind them, in one piece. The search begins at the first gap, however small: of the boot's crowd each is a user
- *   of its own, whose counter of four bytes (alloc_uid(), kernel/user.c) fills that.
+ *   pcpu_alloc_area(), mm/percpu.c): it looks at every gap that the boot left. So users fill those, to the last four
+ *   bytes: each has a counter that long (alloc_uid(), kernel/user.c), and is there for as long as a file that it opened.
+ *   What follows has its room behind them.
  * - Whether the new number is the first in its node of the tree of numbers (alloc_pid(), lib/radix-tree.c). The last who
- *   stays has one early in a node, and those that follow are in the same. How many they are is the same in each boot, since
+ *   stays has one early in a node, and those that follow are in the same. How many they are is always the same, since
  *   the tree of who maps the program costs more or less by that: processes that do not stay use up the numbers before.
  */
 #define _GNU_SOURCE
 #include "crowd.h"
 
 #include <errno.h>
+#include <fcntl.h>
 #include <signal.h>
-#include <stdbool.h>
 #include <sys/prctl.h>
+#include <sys/resource.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
 #define SOMEBODY 1000000 /* from here on nobody else is such a user */
 #define NODE 64		 /* slots of a node: 1 << XA_CHUNK_SHIFT */
 
-/* With 512 who stay, lean's first chunk of per-CPU memory was full, and a fork cost 7 % more or not. */
-#define BOOT_STAY 200 /* the last has the 8th number of its node */
-#define BOOT_LEAVE 64
+#define USERS 8192 /* 32 KiB of gaps */
 
-/* It ends with us; or, if it `outlives` us, is a user of its own. A row's are not: that made its forks 1 % apart. */
-static pid_t start_one(bool outlives)
+/* It ends with us. */
+static pid_t start_one(void)
 {
 	pid_t pid = fork();
 
 	if (pid == 0) {
-		if (outlives ? setuid(SOMEBODY + (uid_t)getpid()) : prctl(PR_SET_PDEATHSIG, SIGKILL))
-			_exit(1); /* only root may, and a guest's probe is */
+		if (prctl(PR_SET_PDEATHSIG, SIGKILL))
+			_exit(1);
 		for (;;)
 			pause();
 	}
@@ -55,15 +54,15 @@ static int fill_node(void)
 	int err = 0;
 
 	for (int i = 0; !err && i < 2 * NODE && pid % NODE != NODE - 1; i++) {
-		pid = start_one(false);
+		pid = start_one();
 		err = pid < 0 ? errno : end_one(pid);
 	}
 	return err;
 }
 
-static int add(struct kst_crowd *crowd, bool outlives)
+static int add(struct kst_crowd *crowd)
 {
-	pid_t pid = start_one(outlives);
+	pid_t pid = start_one();
 
 	if (pid < 0)
 		return errno;
@@ -71,19 +70,17 @@ static int add(struct kst_crowd *crowd, bool outlives)
 	return 0;
 }
 
-static int gather(struct kst_crowd *crowd, int stay, int leave, bool outlives)
+int kst_crowd_gather(struct kst_crowd *crowd, int stay, int leave)
 {
 	int err = fill_node();
 
 	*crowd = (struct kst_crowd){ .count = 0 };
 	while (!err && crowd->count < stay + leave)
-		err = add(crowd, outlives);
+		err = add(crowd);
 	while (!err && crowd->count > stay)
 		err = end_one(crowd->who[--crowd->count]);
 	return err;
 }
-
-int kst_crowd_gather(struct kst_crowd *crowd, int stay, int leave) { return gather(crowd, stay, leave, false); }
 
 void kst_crowd_end(struct kst_crowd *crowd)
 {
@@ -91,9 +88,41 @@ void kst_crowd_end(struct kst_crowd *crowd)
 		end_one(crowd->who[--crowd->count]);
 }
 
+/* A file of each user. Only root may be them all, and a guest's probe is. */
+static int open_as_users(void)
+{
+	struct rlimit files = { USERS + 64, USERS + 64 };
+	int err = setrlimit(RLIMIT_NOFILE, &files) ? errno : 0;
+
+	for (uid_t user = 0; !err && user < USERS; user++)
+		if (setresuid(SOMEBODY + user, (uid_t)-1, (uid_t)-1) || open("/dev/null", O_RDONLY) < 0)
+			err = errno;
+	return err;
+}
+
 int kst_crowd_of_boot(void)
 {
-	struct kst_crowd crowd;
+	int done[2], err = 0;
 
-	return gather(&crowd, BOOT_STAY, BOOT_LEAVE, true);
+	if (pipe(done))
+		return errno;
+	switch (fork()) {
+	case -1:
+		err = errno;
+		break;
+	case 0:
+		close(done[0]);
+		err = open_as_users();
+		if (write(done[1], &err, sizeof(err)) != sizeof(err) || err)
+			_exit(1);
+		close(done[1]);
+		for (;;)
+			pause();
+	default:
+		if (read(done[0], &err, sizeof(err)) != sizeof(err))
+			err = EPROTO;
+	}
+	close(done[0]);
+	close(done[1]);
+	return err;
 }

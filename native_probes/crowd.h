@@ -1,11 +1,11 @@
 /* SPDX-License-Identifier: MIT */
-/* crowd.h - processes that are there and do nothing. */
+/* crowd.h - who is there and does nothing. */
 #ifndef KST_CROWD_H
 #define KST_CROWD_H
 
 #include <sys/types.h>
 
-#define KST_CROWD_MAX 320
+#define KST_CROWD_MAX 128
 
 struct kst_crowd {
 	pid_t who[KST_CROWD_MAX];
@@ -16,7 +16,7 @@ struct kst_crowd {
 int kst_crowd_gather(struct kst_crowd *crowd, int stay, int leave);
 void kst_crowd_end(struct kst_crowd *crowd);
 
-/* The crowd of a whole boot, which stays: for `agent crowd`. */
+/* The users of a whole boot: a process that holds their files is left behind, for `agent crowd`. 0 or an errno. */
 int kst_crowd_of_boot(void);
 
 #endif

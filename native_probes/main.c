@@ -1,5 +1,8 @@
 /* SPDX-License-Identifier: MIT */
-/* main.c - the agent program: JSON lines from stdin, replies to stdout. `agent crowd` leaves idle processes behind. */
+/*
+ * main.c - the agent program: JSON lines from stdin, replies to stdout; `agent stopping`: through its memory, where the
+ * machine stops for each (stop.c). `agent crowd` leaves users behind.
+ */
 #define _GNU_SOURCE
 #include <errno.h>
 #include <signal.h>
@@ -12,6 +15,7 @@
 
 #include "crowd.h"
 #include "kst.h"
+#include "stop.h"
 
 struct reader {
 	size_t start, end; /* the bytes read and not yet handed out */
@@ -90,35 +94,56 @@ static bool write_line(char *reply)
 	return true;
 }
 
-static int serve(void)
+static bool serve_stream(struct kst_agent *agent)
 {
-	struct kst_agent *agent = kst_agent_new();
 	struct reader *reader = calloc(1, sizeof(*reader));
 	const char *line;
 	bool written = true;
 	size_t len;
 
-	if (!agent || !reader) {
-		fputs("agent: no memory\n", stderr);
-		return 1;
-	}
-	signal(SIGPIPE, SIG_IGN);
-	/* A subject's stray children come to us, and end when we do. */
-	prctl(PR_SET_CHILD_SUBREAPER, 1);
-	while (written && (line = next_line(reader, &len))) {
+	while (reader && written && (line = next_line(reader, &len))) {
 		char *reply = kst_agent_handle(agent, line, len);
 
 		written = reply && write_line(reply);
 		free(reply);
 	}
-	kst_agent_free(agent);
+	written &= reader != NULL;
 	free(reader);
-	return written ? 0 : 1;
+	return written;
+}
+
+static bool serve_stopping(struct kst_agent *agent)
+{
+	char *reply = NULL;
+	const char *line;
+	size_t len;
+
+	while ((line = kst_stop_exchange(reply, &len))) {
+		free(reply);
+		reply = kst_agent_handle(agent, line, len);
+	}
+	free(reply);
+	fputs("agent: nobody stops the machine\n", stderr);
+	return false;
+}
+
+static int serve(bool (*how)(struct kst_agent *agent))
+{
+	struct kst_agent *agent = kst_agent_new();
+	bool served;
+
+	signal(SIGPIPE, SIG_IGN);
+	/* A subject's stray children come to us, and end when we do. */
+	prctl(PR_SET_CHILD_SUBREAPER, 1);
+	served = agent && how(agent);
+	if (agent)
+		kst_agent_free(agent);
+	return served ? 0 : 1;
 }
 
 int main(int argc, char **argv)
 {
 	if (argc == 2 && !strcmp(argv[1], "crowd"))
 		return kst_crowd_of_boot() ? 1 : 0;
-	return serve();
+	return serve(argc == 2 && !strcmp(argv[1], "stopping") ? serve_stopping : serve_stream);
 }

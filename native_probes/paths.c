@@ -21,7 +21,7 @@
 static const struct path *const tables[] = { kst_access_paths, kst_call_paths, kst_uffd_paths,
 					     kst_event_paths,  kst_swap_paths, kst_numa_paths };
 
-/* The boot has had a crowd (crowd.c): there are a few gaps since. Those who leave make room for a round's child. */
+/* The boot has had its users (crowd.c): there are a few gaps since. Those who leave make room for a round's child. */
 #define CROWD_STAY 72 /* the last has the 8th number of its node: with those who leave, 48 are left */
 #define CROWD_LEAVE 8
 

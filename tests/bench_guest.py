@@ -17,7 +17,8 @@ from pathlib import Path
 from kselftests_py.kernels import KernelImage, resolve
 from kselftests_py.lab import Lab, ops
 from kselftests_py.lab.build import agent
-from kselftests_py.machines.vng import GuestOptions, VngGuest
+from kselftests_py.machines.guest import GuestOptions
+from kselftests_py.machines.vng import VngGuest
 
 BATCHES, BATCH = 5, 1000
 

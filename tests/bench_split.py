@@ -1,6 +1,6 @@
 """Where the instructions of a path are: user space, entry and exit, the kernel. ``python tests/bench_split.py [SPEC]``.
 
-Boots SPEC twice as the exact machine: once to ask where its entry code is, once under a plugin of QEMU
+Boots SPEC twice: once to ask where its entry code is, once as the exact machine under a plugin of QEMU
 (split_plugin.c) that counts instructions by where they are. Entry and exit are the sections ``.entry.text`` and
 ``.noinstr.text``: what a system call or an exception runs through before and after the kernel may be traced, and
 memcpy and memset, which lie there, too. The sample split is the probe's median one; user space has the clock's two
@@ -22,10 +22,13 @@ from typing import Any
 from kselftests_py.kernels import KernelImage, resolve
 from kselftests_py.lab import Lab
 from kselftests_py.lab.build import agent
-from kselftests_py.machines.vng import GuestOptions, VngGuest
+from kselftests_py.machines.exact import ExactGuest
+from kselftests_py.machines.guest import GuestOptions
+from kselftests_py.machines.vng import VngGuest
 from kselftests_py.measure import percentile
 
 SOURCE = Path(__file__).with_name("split_plugin.c")
+TEXT = 0xFFFF_FFFF_8100_0000  # where _text is, with nokaslr (arch/x86/include/asm/page_64_types.h)
 SYMBOLS = ("__entry_text_start", "__entry_text_end", "__noinstr_text_start", "__noinstr_text_end")
 LOOP: dict[str, Any] = {"kind": "anon", "rounds": 4, "clock": "tsc"}
 FAULTS = [
@@ -95,18 +98,18 @@ def main(spec: str = "debian:7.3") -> int:
     with tempfile.TemporaryDirectory() as scratch:
         folder, numbers = Path(scratch), count()
 
-        def guest(*qemu: str) -> VngGuest:
-            options = GuestOptions(exact=True, qemu=qemu, boot_timeout=300)
-            return VngGuest(image, agent(), lambda: folder / f"console-{next(numbers)}", options, print)
+        def console() -> Path:
+            return folder / f"console-{next(numbers)}"
 
-        first = guest()
-        first.start()
-        _, told = first.run("grep _text_ /proc/kallsyms", 60)
-        first.stop()
-        at = {words[2]: words[0] for line in told.splitlines() if len(words := line.split()) >= 3}
-        start, end, begin, stop = (at[name] for name in SYMBOLS)
+        asked = VngGuest(image, agent(), console, GuestOptions(), print)
+        asked.start()
+        _, told = asked.run("grep -w -e _text -e '__.*_text_.*' /proc/kallsyms", 60)
+        asked.stop()
+        at = {words[2]: int(words[0], 16) for line in told.splitlines() if len(words := line.split()) >= 3}
+        start, end, begin, stop = (f"{at[name] - at['_text'] + TEXT:x}" for name in SYMBOLS)
         out = folder / "splits"
-        second = guest(f"-plugin file={build(folder)},out={out},entry={start}-{end},noinstr={begin}-{stop}")
+        plugin = f"file={build(folder)},out={out},entry={start}-{end},noinstr={begin}-{stop}"
+        second = ExactGuest(image, agent(), console, GuestOptions(qemu=("-plugin", plugin)), print)
         second.start()
         try:
             return 0 if measure(Lab(second.channel()), Splits(out)) else 1

@@ -14,8 +14,8 @@ from rich.console import Console
 from kselftests_py import cli, compare, history, run
 from kselftests_py.errors import HarnessError, UsageError
 from kselftests_py.kernels import KernelImage
+from kselftests_py.machines.exact import ExactGuest
 from kselftests_py.machines.machine import NeverUp
-from kselftests_py.machines.vng import VngGuest
 from kselftests_py.pytest_plugin import known, session
 from kselftests_py.reports import history as report
 from kselftests_py.reports.terminal import TerminalView
@@ -80,12 +80,12 @@ def boots(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """The kernels that were to be booted; each boot fails."""
     tried: list[str] = []
 
-    def start(guest: VngGuest) -> None:
+    def start(guest: ExactGuest) -> None:
         tried.append(guest._image.release)
         raise NeverUp("no boot here")
 
     monkeypatch.setattr(session, "resolve", made)
-    monkeypatch.setattr(VngGuest, "start", start)
+    monkeypatch.setattr(ExactGuest, "start", start)
     monkeypatch.setattr("kselftests_py.pytest_plugin.station.agent", lambda: Path("agent"))
     monkeypatch.setattr(known, "how", lambda memory: HOW | {"memory": memory})
     for release, value in (("7.2.13", 1500), ("7.3.4", 1501)):

@@ -10,27 +10,28 @@ import pytest
 from kselftests_py.errors import HarnessError
 from kselftests_py.kernels import KernelImage
 from kselftests_py.lab.channel import ChannelLost
-from kselftests_py.machines import vng
+from kselftests_py.machines.exact import ExactGuest
+from kselftests_py.machines.guest import Guest, GuestOptions, NotTheKernel
 from kselftests_py.machines.machine import Loss, MachineInfo, NeverUp
-from kselftests_py.machines.vng import GuestOptions, VngGuest
+from kselftests_py.machines.vng import VngGuest
 
 IMAGE = KernelImage("debian:7.3", "7.3.4", Path("vmlinuz"), None, None, "d" * 64, {})
 INT3 = "[    2.0] Oops: int3: 0000 [#1] SMP NOPTI\n[    2.1] Kernel panic - not syncing: Fatal exception in interrupt\n"
 REAL = "[    2.0] Oops: 0002 [#1] SMP NOPTI\n[    2.1] Kernel panic - not syncing: Fatal exception\n"
 
 
-def guest(tmp_path: Path, notes: list[str], options: GuestOptions | None = None) -> VngGuest:
-    return VngGuest(IMAGE, tmp_path / "agent", lambda: tmp_path / "console", options or GuestOptions(), notes.append)
+def guest(tmp_path: Path, notes: list[str], options: GuestOptions | None = None, kind: type[Guest] = VngGuest) -> Guest:
+    return kind(IMAGE, tmp_path / "agent", lambda: tmp_path / "console", options or GuestOptions(), notes.append)
 
 
 @pytest.mark.parametrize(("failures", "up"), [(0, True), (2, True), (3, False)])
 def test_boots_are_tried_again_with_a_bound(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, failures: int, up: bool
 ) -> None:
-    left = [vng._NotTheKernel("console silent")] * failures
+    left = [NotTheKernel("console silent")] * failures
     notes: list[str] = []
 
-    def boot_once(_guest: VngGuest) -> MachineInfo:
+    def boot_once(_guest: Guest) -> MachineInfo:
         if left:
             raise left.pop()
         return MachineInfo("tcg", "")
@@ -45,19 +46,19 @@ def test_boots_are_tried_again_with_a_bound(
 
 
 @pytest.mark.parametrize(
-    ("console", "options", "loss"),
+    ("console", "kind", "options", "loss"),
     [
-        (INT3, GuestOptions(), Loss.LOST),
-        (INT3, GuestOptions(accelerator="kvm"), Loss.PANIC),
-        (INT3, GuestOptions(exact=True), Loss.PANIC),
-        (REAL, GuestOptions(), Loss.PANIC),
+        (INT3, VngGuest, GuestOptions(), Loss.LOST),
+        (INT3, VngGuest, GuestOptions(accelerator="kvm"), Loss.PANIC),
+        (INT3, ExactGuest, GuestOptions(), Loss.PANIC),
+        (REAL, VngGuest, GuestOptions(), Loss.PANIC),
     ],
     ids=["tcg", "kvm", "one-vcpu", "another-oops"],
 )
 def test_only_a_code_patch_lost_by_tcg_is_not_the_kernels(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, console: str, options: GuestOptions, loss: Loss
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, console: str, kind: type[Guest], options: GuestOptions, loss: Loss
 ) -> None:
-    lost = guest(tmp_path, [], options)
+    lost = guest(tmp_path, [], options, kind)
     monkeypatch.setattr(lost, "_text", lambda: console)
     monkeypatch.setattr(lost, "_wait_exit", lambda _seconds: True)
     assert lost.diagnose(ChannelLost("closed")).loss is loss

@@ -28,7 +28,9 @@ from kselftests_py.machines.keys import RunKeys
 from kselftests_py.paths import cache_dir, data_dir
 
 _NIC = "virtio_net"
-_LOADED = (_NIC, "lz4", "lzo", "lzo-rle", "zram")
+SWAP = ("lz4", "lzo", "lzo-rle", "zram")
+"""The modules of swap to compressed memory."""
+_LOADED = (_NIC, *SWAP)
 _KVM = ("kvm-amd", "kvm-intel")  # loaded when a test wants virtual machines in the guest; TCG plays an AMD
 # What a guest may load: vng's own initramfs takes the file systems and virtio, the start script most of the rest.
 _FIRST = ("9p", "9pnet_virtio", "virtiofs", "virtio_pci", "virtio_mmio", "virtio_console", "overlay")
@@ -110,12 +112,12 @@ def base_root(progress: Callable[[str], None]) -> Path:
                     directory.mkdir()
                 _unpack(root, download_closure(_recipe_lines("packages.txt"), debs, progress), unpacked)
                 _lay_out(root)
-                _digest_file(final).write_text(tree_digest(root))
+                digest_file(final).write_text(tree_digest(root))
                 root.rename(final)
     return final
 
 
-def _digest_file(base: Path) -> Path:
+def digest_file(base: Path) -> Path:
     return base.with_name(f"{base.name}.sha256")
 
 
@@ -150,7 +152,7 @@ class BootRoot:
         shutil.rmtree(self.path, ignore_errors=True)
 
 
-def _show_depends(tree: Path, release: str, name: str) -> list[Path]:
+def show_depends(tree: Path, release: str, name: str) -> list[Path]:
     """The files to insmod for module *name* of the tree, dependencies first; none when it is built in or not there."""
     command = ["modprobe", "-d", str(tree), "-S", release, "--show-depends", name]
     shown = subprocess.run(command, capture_output=True, text=True, check=False).stdout.splitlines()
@@ -167,7 +169,7 @@ def _unpack_module(source: Path, folder: Path) -> None:
         shutil.copyfile(source, folder / name)
 
 
-def _module_tree(image: KernelImage) -> Path:
+def module_tree(image: KernelImage) -> Path:
     """A tree with ``lib/modules/<release>`` that holds just what a guest loads, unpacked: without KVM a guest takes
     half a second to unpack them itself. Made once for each kernel."""
     key = hashlib.sha256(f"{image.digest} {_MODULES}".encode()).hexdigest()[:24]
@@ -186,7 +188,7 @@ def _module_tree(image: KernelImage) -> Path:
                         if (image.modules / name).exists():
                             shutil.copyfile(image.modules / name, folder / name)
                     for name in _MODULES:
-                        for source in _show_depends(whole, image.release, name):
+                        for source in show_depends(whole, image.release, name):
                             _unpack_module(source, folder / "kernel")
                     subprocess.run(["depmod", "-b", small, image.release], check=True, capture_output=True)
                 small.rename(final)
@@ -197,7 +199,7 @@ def _put_modules(tree: Path, release: str, target: Path) -> None:
     """What the start script loads, the NIC's driver and swap to compressed memory, in ``order``; KVM in ``kvm``."""
     target.mkdir()
     for list_name, names in (("order", _LOADED), ("kvm", _KVM)):
-        files = dict.fromkeys(source for name in names for source in _show_depends(tree, release, name))
+        files = dict.fromkeys(source for name in names for source in show_depends(tree, release, name))
         for source in files:
             shutil.copyfile(source, target / source.name)
         (target / list_name).write_text("".join(f"{source.name}\n" for source in files))
@@ -211,23 +213,27 @@ def _remove_stale(boots: Path) -> None:
             shutil.rmtree(path, ignore_errors=True)
 
 
-def boot_root(image: KernelImage, agent: Path, progress: Callable[[str], None]) -> BootRoot:
-    """Everything one boot of *image* needs on disk; the caller removes it."""
-    base = base_root(progress)
+def boot_folder() -> Path:
+    """A new folder for the files of one boot; the caller removes it."""
     boots = (cache_dir() / "boots").absolute()  # QEMU is started elsewhere
     boots.mkdir(parents=True, exist_ok=True)
     _remove_stale(boots)
-    path = Path(tempfile.mkdtemp(dir=boots, prefix=f"{os.getpid()}-"))
+    return Path(tempfile.mkdtemp(dir=boots, prefix=f"{os.getpid()}-"))
+
+
+def boot_root(image: KernelImage, agent: Path, progress: Callable[[str], None]) -> BootRoot:
+    """Everything one boot of *image* needs on disk; the caller removes it."""
+    base, path = base_root(progress), boot_folder()
     _link_tree(base, path / "root")
     share = path / "root" / "kst"
     shutil.copyfile(agent, share / "agent")
     shutil.copyfile(data_dir("vm_images") / "guest_root" / "start.sh", share / "start.sh")
     for program in ("agent", "start.sh"):
         (share / program).chmod(0o755)
-    modules = _module_tree(image)
+    modules = module_tree(image)
     (path / "kernel" / "lib").mkdir(parents=True)
     (path / "kernel" / "vmlinuz").symlink_to(image.vmlinuz.resolve())
     if image.modules is not None:
         (path / "kernel" / "lib" / "modules").symlink_to(modules / "lib" / "modules")
     _put_modules(modules, image.release, share / "modules")
-    return BootRoot(path, RunKeys.make(share), _digest_file(base).read_text())
+    return BootRoot(path, RunKeys.make(share), digest_file(base).read_text())

@@ -95,9 +95,12 @@ def subject(
 
 
 @pytest.fixture
-def exact_subject(request: pytest.FixtureRequest, kst_target: Target, kst_control: str | None) -> Iterator[Subject]:
+def exact_subject(request: pytest.FixtureRequest, kst_target: Target, kst_control: str | None) -> Subject:
     """A fresh process where guest time is instructions retired (QEMU icount, one vCPU); ``clock="tsc"`` counts them."""
-    yield from _subject(_station(request, kst_target, "exact"), kst_control)
+    subject = _station(request, kst_target, "exact").rewound()
+    if kst_control is not None:
+        subject.control(kst_control)
+    return subject
 
 
 @pytest.fixture

@@ -12,7 +12,7 @@ import pytest
 
 from kselftests_py.kernels.image import file_digest
 from kselftests_py.lab.build import agent
-from kselftests_py.machines import vng
+from kselftests_py.machines import exact, guest, initramfs, stopped
 from kselftests_py.machines.accelerator import qemu_version
 from kselftests_py.paths import data_dir
 from kselftests_py.pytest_plugin.names import test_id
@@ -25,12 +25,13 @@ SUITE = "latency"
 
 @functools.cache
 def how(memory: str) -> dict[str, str]:
-    """All that an exact figure depends on beside the kernel; *memory* is the guest's, as vng takes it.
+    """All that an exact figure depends on beside the kernel; *memory* is the guest's, as QEMU takes it.
 
     The probe is the program as it was compiled here; the guest is its root's recipe and the code that boots it.
     """
     recipe = data_dir("vm_images") / "guest_root"
-    parts = {"suites": [*(data_dir("suites") / SUITE).glob("*.py")], "guest": [Path(vng.__file__), *recipe.iterdir()]}
+    code = [Path(str(one.__file__)) for one in (exact, guest, initramfs, stopped)]
+    parts = {"suites": [*(data_dir("suites") / SUITE).glob("*.py")], "guest": [*code, *recipe.iterdir()]}
     digests = {
         name: hashlib.sha256("".join(f"{path.name} {file_digest(path)}\n" for path in sorted(files)).encode())
         for name, files in parts.items()

@@ -13,14 +13,16 @@ import msgspec
 
 from kselftests_py.errors import HarnessError, KstError
 from kselftests_py.kernels import KernelImage, RunningKernel
-from kselftests_py.lab import Capabilities, KernelRefused, Lab
+from kselftests_py.lab import Capabilities, KernelRefused, Lab, Subject
 from kselftests_py.lab.build import agent
 from kselftests_py.lab.channel import ChannelError, ChannelTimeout
 from kselftests_py.machines import accelerator, passport
+from kselftests_py.machines.exact import ExactGuest
+from kselftests_py.machines.guest import GuestOptions
 from kselftests_py.machines.local import LocalHost
 from kselftests_py.machines.machine import Loss, Machine, MachineInfo, MachineLost
 from kselftests_py.machines.ssh import SshHost
-from kselftests_py.machines.vng import GuestOptions, VngGuest
+from kselftests_py.machines.vng import VngGuest
 from kselftests_py.measure import percentile, samples
 from kselftests_py.results import KernelEntry, RunFolder
 
@@ -105,6 +107,7 @@ class Station:
     machine: Machine | None = None
     channel: GuardedChannel | None = None
     lab: Lab | None = None
+    subject: Subject | None = None  # of a machine that is rewound
     taint: int = 0  # of the kernel, as last seen
     log_readable: bool = True  # a host may keep /dev/kmsg for root
     kvm_loaded: bool = False
@@ -120,10 +123,27 @@ class Station:
         if capabilities.missing(name) is None:
             self.lab.keep_vm()
 
+    def rewound(self) -> Subject:
+        """Where instructions are counted: the machine as it was saved when it came up, and the fresh process there.
+
+        So a figure does not depend on what was measured before it.
+        """
+        assert isinstance(self.machine, ExactGuest)
+        assert self.channel is not None
+        assert self.subject is not None
+        try:
+            self.machine.rewind()
+        except ChannelError as error:
+            raise self.machine.diagnose(error) from error
+        # Its requests are numbered anew: their length is a part of what the probe does.
+        self.lab = Lab(self.channel)
+        self.subject = Subject(self.lab, self.subject.handle, self.subject.pid)
+        return self.subject
+
     def stop(self) -> None:
         if self.machine is not None:
             self.machine.stop()
-        self.machine = self.channel = self.lab = None
+        self.machine = self.channel = self.lab = self.subject = None
         self.kvm_loaded = False
 
 
@@ -197,6 +217,9 @@ class Bench:
             if station.profile == "exact":
                 check_clock(station.lab, target.label)
             self._first_log(station)
+            if isinstance(station.machine, ExactGuest):
+                station.subject = station.lab.new_subject()
+                station.machine.save()
             if target.capabilities is None:
                 target.learn(station.lab.caps())
         except KstError as error:
@@ -269,16 +292,14 @@ class Bench:
             return LocalHost() if kernel.kind == "host" else SshHost(kernel, agent())
         chosen = accelerator.choose(self.settings.accel, lambda: self._prove_kvm(kernel))
         target.entry.accelerator, target.entry.accelerator_reason = chosen.name, chosen.reason
-        return self._guest(
-            target, kernel, GuestOptions(self.settings.cpus, self.settings.memory, profile == "exact", chosen.name)
-        )
+        options = GuestOptions(self.settings.cpus, self.settings.memory, chosen.name)
+        kind = ExactGuest if profile == "exact" else VngGuest
 
-    def _guest(self, target: Target, kernel: KernelImage, options: GuestOptions) -> VngGuest:
         def next_console() -> Path:
             target.boots += 1
             return self.folder.console_path(target.label, target.boots)
 
-        return VngGuest(kernel, agent(), next_console, options, self.note)
+        return kind(kernel, agent(), next_console, options, self.note)
 
     def _prove_kvm(self, kernel: KernelImage) -> None:
         def console() -> Path:

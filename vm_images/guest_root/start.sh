@@ -19,17 +19,13 @@ cp /kst/hostkey /kst/authorized_keys /root/
 # What the tests use: the probe asks for it later.
 ifconfig lo up
 mount -t tmpfs tmpfs /tmp
-echo 16 > /proc/sys/vm/nr_hugepages 2> /dev/null
-if grep -qw kst=functional /proc/cmdline; then
-	# Not where instructions are counted: there the figures of a kernel are to stay as they are.
-	echo 24 > /proc/sys/vm/nr_hugepages 2> /dev/null
-	thp=/sys/kernel/mm/transparent_hugepage
-	echo madvise > $thp/hugepages-64kB/enabled 2> /dev/null
-	echo advise > $thp/shmem_enabled 2> /dev/null
-fi
+echo 24 > /proc/sys/vm/nr_hugepages 2> /dev/null
+thp=/sys/kernel/mm/transparent_hugepage
+echo madvise > $thp/hugepages-64kB/enabled 2> /dev/null
+echo advise > $thp/shmem_enabled 2> /dev/null
 mount -t debugfs debugfs /sys/kernel/debug 2> /dev/null
-# Swap to compressed memory; not where instructions are counted either.
-if [ -e /sys/block/zram0 ] && grep -qw kst=functional /proc/cmdline; then
+# Swap to compressed memory.
+if [ -e /sys/block/zram0 ]; then
 	echo 128M > /sys/block/zram0/disksize && mkswap /dev/zram0 > /dev/null && swapon /dev/zram0 || say "no swap"
 fi
 
@@ -42,8 +38,6 @@ say "probe"
 if [ -n "$probe" ]; then
 	exec 3<> "$probe"
 	until read -r _ <&3; do usleep 10000; done # the end of the input, until the host is at the other end and says so
-	# Where instructions are counted a child's start and end cost the same in each boot then (crowd.c).
-	grep -qw kst=functional /proc/cmdline || /kst/agent crowd 3>&- || say "no crowd"
 	/kst/agent <&3 >&3
 	printf '\004' >&3 # the port stays open: this says that the probe has ended (stream.py)
 fi

@@ -1,0 +1,150 @@
+"""Guests that count instructions: two boots are the same to the instruction, and each loss is told apart."""
+
+from __future__ import annotations
+
+import subprocess
+import time
+from collections.abc import Callable, Iterator
+from itertools import count
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from kselftests_py.errors import BootError, HarnessError
+from kselftests_py.kernels import KernelImage, resolve
+from kselftests_py.lab import Lab
+from kselftests_py.lab.build import agent as probe
+from kselftests_py.lab.channel import ChannelError
+from kselftests_py.machines import exact
+from kselftests_py.machines.exact import ExactGuest
+from kselftests_py.machines.guest import GuestOptions
+from kselftests_py.machines.machine import Loss, NeverUp
+
+LOOP: dict[str, Any] = {"kind": "anon", "pages": 64, "rounds": 4, "clock": "tsc"}
+MakeGuest = Callable[..., ExactGuest]
+
+
+@pytest.fixture(scope="module")
+def image() -> KernelImage:
+    found = resolve("debian:7.3")
+    assert isinstance(found, KernelImage)
+    return found
+
+
+@pytest.fixture(scope="module")
+def fake(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    program = tmp_path_factory.mktemp("fake") / "agent"
+    source = Path(__file__).parent / "data" / "fake_stopping.c"
+    subprocess.run(["gcc", "-static", "-Wall", "-Wextra", "-Werror", "-o", program, source], check=True)
+    return program
+
+
+@pytest.fixture
+def make_guest(tmp_path: Path, image: KernelImage) -> Iterator[MakeGuest]:
+    guests: list[ExactGuest] = []
+    numbers = count(1)
+
+    def make(agent: Path, kernel: KernelImage = image, options: GuestOptions | None = None) -> ExactGuest:
+        console = lambda: tmp_path / f"console-{next(numbers)}"  # noqa: E731 - a new one for each boot
+        guests.append(ExactGuest(kernel, agent, console, options or GuestOptions(), lambda _: None))
+        return guests[-1]
+
+    yield make
+    for guest in guests:
+        guest.stop()
+
+
+def figures(guest: ExactGuest) -> list[object]:
+    """A fork and a fault that two threads take turns in: what was the least steady while devices spoke to the guest."""
+    with Lab(guest.channel()).subject() as subject:
+        forks = subject.path_cost("fork", **LOOP)
+        return [forks, subject.fault_latency(mode="wp", delivery="sync", access="write", **LOOP)]
+
+
+@pytest.mark.vm
+def test_two_boots_are_the_same_to_the_instruction(make_guest: MakeGuest, tmp_path: Path) -> None:
+    """Every sample, not the median alone; the log of the boot, with its times, too."""
+    found = []
+    for _ in range(2):
+        guest = make_guest(probe())
+        assert guest.start().accelerator == "tcg"
+        found.append(figures(guest))
+    assert found[0] == found[1]
+    assert (tmp_path / "console-1").read_bytes() == (tmp_path / "console-2").read_bytes()
+
+
+@pytest.mark.vm
+def test_what_was_measured_before_is_gone_when_the_machine_is_rewound(make_guest: MakeGuest) -> None:
+    guest = make_guest(probe())
+    guest.start()
+    guest.save()
+    first = figures(guest)
+    assert figures(guest) != first, "the machine remembers nothing: rewinding it would show nothing"
+    guest.rewind()
+    assert figures(guest) == first
+
+
+@pytest.mark.vm
+def test_each_loss_is_told_apart(make_guest: MakeGuest, fake: Path) -> None:
+    cases = {
+        b"panic": (Loss.PANIC, "sysrq triggered crash"),
+        b"hang": (Loss.HANG, "did not stop within 5 s"),
+        b"leave": (Loss.LOST, "the probe ended by itself"),
+        b"endless": (Loss.GARBAGE, "the probe sent 18446744073709551615 bytes"),
+    }
+    for deed, (loss, told) in cases.items():
+        guest = make_guest(fake)
+        guest.start()
+        assert guest.channel().call(b"something", 5) == b"something"
+        with pytest.raises(ChannelError) as caught:
+            guest.channel().call(deed, 5)
+        lost = guest.diagnose(caught.value)
+        assert (lost.loss, told in str(lost)) == (loss, True), str(lost)
+        guest.stop()
+
+
+@pytest.mark.vm
+def test_a_probe_that_never_stops_the_machine_never_came_up(make_guest: MakeGuest, tmp_path: Path) -> None:
+    silent = tmp_path / "agent"
+    silent.write_text('#!/bin/sh\n[ "$1" = crowd ] || while :; do :; done\n')
+    with pytest.raises(NeverUp, match="the guest is up, the probe is not: the machine did not stop within 20 s"):
+        make_guest(silent).start()
+
+
+def with_config(image: KernelImage, path: Path, text: str) -> KernelImage:
+    path.write_text(text)
+    return KernelImage(image.spec, image.release, image.vmlinuz, None, path, image.digest, {})
+
+
+def test_a_kernel_without_what_it_takes_is_refused_before_the_boot(tmp_path: Path) -> None:
+    kernel = KernelImage("tree:.", "7.3", tmp_path / "vmlinuz", None, None, "d" * 64, {})
+    symbols = ["CONFIG_BLK_DEV_INITRD", "CONFIG_DEVTMPFS", "CONFIG_BINFMT_SCRIPT"]
+    for lacks in symbols:
+        config = "".join(f"{symbol}=y\n" for symbol in symbols if symbol != lacks)
+        with pytest.raises(BootError, match=rf"^tree:.: the kernel has no .*; build it with {lacks}$"):
+            exact.command(with_config(kernel, tmp_path / "config", config), tmp_path, "disk", GuestOptions())
+    everything = with_config(kernel, tmp_path / "config", "".join(f"{symbol}=y\n" for symbol in symbols))
+    assert "-icount" in exact.command(everything, tmp_path, "disk", GuestOptions())
+
+
+def test_without_qemu_img_one_line_says_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PATH", str(tmp_path))
+    with pytest.raises(HarnessError, match=r"qemu-img does not run .*'kst doctor' says what to install"):
+        exact._make_disk(tmp_path)
+
+
+def test_it_has_neither_a_shell_nor_files(make_guest: MakeGuest, fake: Path) -> None:
+    guest = make_guest(fake)
+    with pytest.raises(HarnessError, match="has no shell for: ls"):
+        guest.run("ls", 1)
+    with pytest.raises(HarnessError, match="takes no files"):
+        guest.put(fake)
+
+
+def test_the_probe_ends_where_nobody_stops_the_machine() -> None:
+    """Outside of such a guest: it does not take its own reply for the next request, for ever."""
+    began = time.monotonic()
+    ended = subprocess.run([probe(), "stopping"], capture_output=True, text=True, timeout=20, check=False)
+    assert (ended.returncode, ended.stderr) == (1, "agent: nobody stops the machine\n")
+    assert time.monotonic() - began < 20
