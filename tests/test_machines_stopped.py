@@ -75,6 +75,16 @@ def test_the_breakpoint_is_set_before_the_machine_goes(qemu: Qemu) -> None:
     assert qemu.heard == [f"Z1,{STOP_AT:x},1", "c"]
 
 
+def test_that_qemu_has_understood_is_no_stop(qemu: Qemu) -> None:
+    qemu.answers["c"] = []
+    qemu.channel._debugger.ask("g")
+    qemu.stream.sendall(b"+")
+    assert not qemu.channel.has_stopped()
+    qemu.stream.sendall(b"$T05thread:01;#07")
+    assert qemu.channel.has_stopped()
+    qemu.channel.await_stop(5)
+
+
 def test_save_and_rewind_are_commands_of_the_monitor(qemu: Qemu) -> None:
     qemu.channel.save()
     qemu.channel.rewind()

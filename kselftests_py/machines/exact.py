@@ -102,7 +102,7 @@ class ExactGuest(Guest):
         self._channel = channel = StoppedChannel(self._debugger(folder / _DEBUGGER, deadline))
         channel.start()
         # It may stand still before its console says so: the kernel prints when it has the time.
-        self._await_console(STARTED, deadline, channel.says_something)
+        self._await_console(STARTED, deadline, channel.has_stopped)
         try:
             channel.await_stop(PROBE_UP)
         except ChannelError as error:

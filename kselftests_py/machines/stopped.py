@@ -9,7 +9,7 @@ The debugger's protocol: "GDB Remote Serial Protocol", an appendix of GDB's manu
 
 from __future__ import annotations
 
-import select
+import contextlib
 import socket
 import struct
 import time
@@ -55,6 +55,13 @@ class _Debugger:
         packet, self._pending = self._pending[:end], self._pending[end + 3 :]
         return packet.lstrip(b"+").removeprefix(b"$").decode("ascii", "replace")
 
+    def has_packet(self) -> bool:
+        """Whether one has come, or begun to; a mere ``+``, by which QEMU says that it has understood, is none."""
+        self._stream.settimeout(0)
+        with contextlib.suppress(OSError):  # nothing there, or gone: whoever receives will be told
+            self._pending += self._stream.recv(65_536)
+        return b"$" in self._pending
+
     def ask(self, packet: str) -> str:
         """What QEMU answers to *packet*, the machine standing still."""
         self.send(packet)
@@ -99,7 +106,7 @@ class StoppedChannel:
     """A channel through QEMU's debugger on *stream*, to a machine that was not started yet (QEMU's -S)."""
 
     def __init__(self, stream: socket.socket) -> None:
-        self._stream, self._debugger = stream, _Debugger(stream)
+        self._debugger = _Debugger(stream)
 
     def start(self) -> None:
         """Set the breakpoint, and let the machine go."""
@@ -112,9 +119,9 @@ class StoppedChannel:
         if not told.startswith("T05"):
             raise ChannelLost(f"the machine stopped for another reason: {told[:40]}")
 
-    def says_something(self) -> bool:
-        """Whether it has stopped, most likely; else QEMU is gone. Asked while it runs."""
-        return bool(select.select([self._stream], [], [], 0)[0])
+    def has_stopped(self) -> bool:
+        """Whether there is something to tell of the machine, which runs else; ``await_stop`` tells it."""
+        return self._debugger.has_packet()
 
     def save(self) -> None:
         """Keep the machine as it stands."""
