@@ -17,15 +17,18 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <signal.h>
+#include <stdio.h>
 #include <sys/prctl.h>
 #include <sys/resource.h>
 #include <sys/wait.h>
+#include <time.h>
 #include <unistd.h>
 
 #define SOMEBODY 1000000 /* from here on nobody else is such a user */
 #define NODE 64		 /* slots of a node: 1 << XA_CHUNK_SHIFT */
 
-#define USERS 8192 /* 32 KiB of gaps */
+#define USERS 8192	/* 32 KiB of gaps */
+#define USERS_MAX 12288 /* ... and four pages */
 
 /* It ends with us. */
 static pid_t start_one(void)
@@ -88,16 +91,46 @@ void kst_crowd_end(struct kst_crowd *crowd)
 		end_one(crowd->who[--crowd->count]);
 }
 
-/* A file of each user. Only root may be them all, and a guest's probe is. */
+static int open_as(uid_t user)
+{
+	return setresuid(user, (uid_t)-1, (uid_t)-1) || open("/dev/null", O_RDONLY) < 0 ? errno : 0;
+}
+
+/* KiB that the per-CPU memory has, once the kernel has had the time to add a page; -1: not told. */
+static long per_cpu_memory(void)
+{
+	const struct timespec moment = { .tv_nsec = 1000000 };
+	char line[128];
+	long size = -1;
+	FILE *file;
+
+	nanosleep(&moment, NULL);
+	file = fopen("/proc/meminfo", "re");
+	while (file && size < 0 && fgets(line, sizeof(line), file))
+		sscanf(line, "Percpu: %ld kB", &size);
+	if (file)
+		fclose(file);
+	return size;
+}
+
+/*
+ * A file of each user. Only root may be them all, and a guest's probe is. The last is the first to take from a page,
+ * which is when the kernel adds another (pcpu_balance_populated()): what follows begins at the same place of a page,
+ * the part of the memory that the allocator keeps its hints of.
+ */
 static int open_as_users(void)
 {
-	struct rlimit files = { USERS + 64, USERS + 64 };
+	struct rlimit files = { USERS_MAX + 64, USERS_MAX + 64 };
 	int err = setrlimit(RLIMIT_NOFILE, &files) ? errno : 0;
+	uid_t user = 0;
+	long size;
 
-	for (uid_t user = 0; !err && user < USERS; user++)
-		if (setresuid(SOMEBODY + user, (uid_t)-1, (uid_t)-1) || open("/dev/null", O_RDONLY) < 0)
-			err = errno;
-	return err;
+	while (!err && user < USERS)
+		err = open_as(SOMEBODY + user++);
+	size = per_cpu_memory();
+	while (!err && user < USERS_MAX && per_cpu_memory() == size)
+		err = open_as(SOMEBODY + user++);
+	return err ? err : user < USERS_MAX ? 0 : ENOSPC;
 }
 
 int kst_crowd_of_boot(void)

@@ -30,6 +30,7 @@ _DEBUGGER = "debugger.sock"  # in the folder of the boot, as the rest; a relativ
 _SAVED = "saved.qcow2"
 # The same page tables, and the same digits in smaps, in each boot of a kernel.
 _APPEND = "console=ttyS0 nokaslr norandmaps tsc=reliable panic=-1 printk.devkmsg=on rdinit=/init"
+_NO_CROWD = "kst: no crowd"  # on the console, of exact.sh
 _NEEDED = {
     "CONFIG_BLK_DEV_INITRD": "no initramfs, so it cannot have its system in memory",
     "CONFIG_DEVTMPFS": "no devtmpfs, so it has no /dev",
@@ -109,6 +110,8 @@ class ExactGuest(Guest):
             raise NeverUp(
                 f"{self._image.spec}: the guest is up, the probe is not: {error} (console: {self._console})"
             ) from None
+        if _NO_CROWD in self._text():
+            self._note(f"{self._image.label}: without its users (native_probes/crowd.c); fork and exit are less steady")
         took = time.monotonic() - began
         base = digest_file(base_root(self._note)).read_text()
         return MachineInfo("tcg", "instruction counting needs TCG", shlex.join(call), took, base)

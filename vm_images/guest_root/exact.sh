@@ -17,7 +17,7 @@ echo 16 > /proc/sys/vm/nr_hugepages 2> /dev/null
 
 # A process's start and end cost the same beside a crowd, whatever the boot left (crowd.c).
 say "crowd"
-/kst/agent crowd || say "no crowd"
+/kst/agent crowd || say "no crowd" # exact.py knows these words
 # What the boot still has to do is done then; an idle guest's time passes at once. Without it half of the samples on
 # Debian's 7.3.4 had an interrupt more.
 say "calm"
