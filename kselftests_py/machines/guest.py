@@ -31,7 +31,6 @@ TCG = (
 """Options of QEMU's for each machine that it emulates."""
 PROBE_UP = 20.0
 """For the probe's first reply, once it is started; and for SSH's. In seconds."""
-_SILENT = 20.0  # seconds without a byte on the console, before the guest is up: frozen
 _ATTEMPTS = 3  # boots, when QEMU is to blame: see NotTheKernel
 _TAIL = 262_144  # bytes of the console read back for a diagnosis
 
@@ -74,6 +73,8 @@ class Guest:
 
     *consoles* names a new file for each boot.
     """
+
+    _silent = 20.0  # seconds without a byte on the console, before the guest is up: frozen
 
     def __init__(
         self,
@@ -140,8 +141,8 @@ class Guest:
             now, new_size = time.monotonic(), self._console.stat().st_size
             if new_size != size:
                 size, heard = new_size, now
-            elif now - heard > _SILENT and re.search(r"\[ +\d+\.\d+\]", text):
-                raise NotTheKernel(f"console silent for {_SILENT:.0f} s while waiting for '{mark}'")
+            elif now - heard > self._silent and re.search(r"\[ +\d+\.\d+\]", text):
+                raise NotTheKernel(f"console silent for {self._silent:.0f} s while waiting for '{mark}'")
             if now > deadline:
                 last = text.rstrip().rpartition("\n")[2][:200]
                 told = f"its last line: {last}" if last else "it said nothing at all"

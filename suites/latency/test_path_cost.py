@@ -1,10 +1,10 @@
 """What the paths around userfaultfd cost: those who use none of it (bystanders), and the same paths under protection.
 
 Measured inside the probe (op ``path_cost``): one pass over the whole range between two clock readings, less the clock
-readings; one thread, so exact figures are the same in each boot, but for fork-event and mremap-event, which a second
-thread is told of. A bystander's figure is what a series costs everyone; it is compared between kernels, and between
-protections in one. Exact mode only: instructions, no caches, TLB or IPIs. A protected range is in async mode: what
-touches it goes on by itself; none of these calls looks at the mode otherwise.
+readings; one thread, but for fork-event and mremap-event, which a second thread is told of. A bystander's figure is
+what a series costs everyone; it is compared between kernels, and between protections in one. Exact mode only:
+instructions, no caches, TLB or IPIs. A protected range is in async mode: what touches it goes on by itself; none of
+these calls looks at the mode otherwise.
 Source of the paths: mm/memory.c, mm/mprotect.c, mm/mremap.c, mm/gup.c, fs/proc/task_mmu.c, mm/userfaultfd.c.
 """
 
