@@ -8,7 +8,6 @@ figure does not depend on what was measured before it.
 
 from __future__ import annotations
 
-import os
 import shlex
 import shutil
 import socket
@@ -21,7 +20,7 @@ from kselftests_py.kernels import KernelImage
 from kselftests_py.lab.channel import Channel, ChannelError
 from kselftests_py.machines import initramfs
 from kselftests_py.machines.accelerator import QEMU
-from kselftests_py.machines.guest import PROBE_UP, STARTED, TCG, Guest, GuestOptions
+from kselftests_py.machines.guest import PROBE_UP, STARTED, TCG, Guest, GuestOptions, connected
 from kselftests_py.machines.guest_root import base_root, boot_folder, digest_file
 from kselftests_py.machines.machine import Enough, MachineInfo, NeverUp
 from kselftests_py.machines.stopped import StoppedChannel
@@ -74,19 +73,6 @@ def command(image: KernelImage, system: Path, disk: str, options: GuestOptions) 
     ]  # fmt: skip
 
 
-def _connected(path: Path) -> socket.socket:
-    """The socket at *path*, however long that is; :raises OSError: nobody listens."""
-    folder, stream = os.open(path.parent, os.O_PATH), socket.socket(socket.AF_UNIX)
-    try:
-        stream.connect(f"/proc/self/fd/{folder}/{path.name}")
-    except OSError:
-        stream.close()
-        raise
-    finally:
-        os.close(folder)
-    return stream
-
-
 class ExactGuest(Guest):
     """See above; of the options it takes memory, boot_timeout and qemu."""
 
@@ -123,7 +109,7 @@ class ExactGuest(Guest):
         assert self._process is not None
         while True:
             try:
-                return _connected(path)
+                return connected(path)
             except OSError as error:
                 if self._process.poll() is not None:
                     raise self._boot_failure() from None

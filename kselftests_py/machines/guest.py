@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import os
 import re
+import socket
 import subprocess
 import time
 from collections.abc import Callable
@@ -66,6 +67,19 @@ def _leash() -> tuple[str, ...]:
     except (OSError, subprocess.SubprocessError):
         return ("setpriv", "--pdeathsig", "KILL")
     return ("setpriv", "--pdeathsig", "KILL", *pid_namespace)
+
+
+def connected(path: Path) -> socket.socket:
+    """The socket of QEMU's at *path*, however long that is; :raises OSError: nobody listens."""
+    folder, stream = os.open(path.parent, os.O_PATH), socket.socket(socket.AF_UNIX)
+    try:
+        stream.connect(f"/proc/self/fd/{folder}/{path.name}")
+    except OSError:
+        stream.close()
+        raise
+    finally:
+        os.close(folder)
+    return stream
 
 
 class Guest:

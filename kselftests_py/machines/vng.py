@@ -16,7 +16,7 @@ import psutil
 from kselftests_py.errors import BootError, HarnessError
 from kselftests_py.kernels import KernelImage
 from kselftests_py.lab.channel import Channel, ChannelGarbage, ChannelLost, ChannelTimeout
-from kselftests_py.machines.guest import PROBE_UP, STARTED, TCG, Guest, GuestOptions
+from kselftests_py.machines.guest import PROBE_UP, STARTED, TCG, Guest, GuestOptions, connected
 from kselftests_py.machines.guest_root import BootRoot, boot_root
 from kselftests_py.machines.keys import RunKeys
 from kselftests_py.machines.machine import Enough, MachineInfo, NeverUp
@@ -99,21 +99,10 @@ def vng_command(image: KernelImage, boot: BootRoot, options: GuestOptions) -> li
     return [*command, "--exec", "/kst/start.sh"]
 
 
-def _connected(path: Path) -> socket.socket:
-    """The host's end of the probe's port: the socket at *path*, however long that is.
-
-    :raises OSError: nobody listens.
-    """
-    folder = os.open(path.parent, os.O_PATH)
-    stream = socket.socket(socket.AF_UNIX)
-    try:
-        stream.connect(f"/proc/self/fd/{folder}/{path.name}")
-        stream.sendall(b"\n")  # start.sh waits for it
-    except OSError:
-        stream.close()
-        raise
-    finally:
-        os.close(folder)
+def _probe_port(path: Path) -> socket.socket:
+    """The host's end of the probe's port; :raises OSError: nobody listens."""
+    stream = connected(path)
+    stream.sendall(b"\n")  # start.sh waits for it
     return stream
 
 
@@ -136,7 +125,7 @@ class VngGuest(Guest):
         self._await_console(STARTED, deadline)
         qemu = self._qemu()
         try:
-            self._channel = StreamChannel(_connected(boot.path / _PORT))
+            self._channel = StreamChannel(_probe_port(boot.path / _PORT))
             self._channel.call(b'{"id":0,"op":"hello"}', PROBE_UP)
         except (OSError, ChannelTimeout, ChannelLost, ChannelGarbage) as error:
             raise NeverUp(
