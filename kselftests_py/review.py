@@ -52,7 +52,7 @@ def review(options: run.Options, series: str, base: str, view: TerminalView) -> 
 def between(folder: RunFolder) -> Compared:
     """What differs from the baseline of a run to its kernel under test."""
     labels = {entry.role: entry.label for entry in folder.manifest().kernels}
-    sides = ([one for one in folder.records() if one.kernel == labels[role]] for role in ("baseline", "kernel"))
+    sides = ([one for one in folder.ordered() if one.kernel == labels[role]] for role in ("baseline", "kernel"))
     return compare(labels["kernel"], *sides)
 
 
@@ -68,7 +68,7 @@ def judge(folder: RunFolder, seen: Compared) -> Verdict:
         kinds = Counter(f"{one.before} -> {one.after}" for one in bad)
         shown = ", ".join(f"{number} {kind}" for kind, number in kinds.items())
         return Verdict(word, f"worse with the series than on its base: {shown}", 1)
-    if (lacking := unjudged(folder.records(), folder.manifest())) is not None:
+    if (lacking := unjudged(folder.ordered(), folder.manifest())) is not None:
         return lacking
     good = sum(mended(one.before, one.after) for one in seen.outcomes)
     why = f"{seen.tests} tests compared, none worse with the series than on its base"

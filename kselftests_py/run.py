@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import difflib
+import os
 import signal
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass, field
@@ -52,6 +53,7 @@ class Options:
     lie: str = ""  # a negative control that the kernels under test are measured with, the baselines not
     seed: int = 0  # added to those that the suites draw from: instants of races, sets of touched pages
     reuse: bool = False  # exact figures of the same kernel, measured in the same way before, need no boot
+    guests: int = 0  # of exact tests, at once; 0: as many as there are CPUs
 
 
 @dataclass(eq=False)  # pytest keeps plugins in sets, once there is a conftest.py
@@ -170,6 +172,7 @@ def run(options: Options, view: TerminalView) -> tuple[RunFolder, Verdict]:
     prepared.blocks = options.blocks
     prepared.seed = options.seed
     prepared.reuse = options.reuse and not options.controls
+    prepared.guests = options.guests or len(os.sched_getaffinity(0))
     arguments = [*folders, "-p", "no:cacheprovider", "--capture=no", "-q", f"--kst-mode={options.mode}"]
     arguments += ["-c", str(data_dir("suites") / "pytest.ini")]
     arguments += ["-k", options.expression] if options.expression else []
@@ -187,7 +190,7 @@ def run(options: Options, view: TerminalView) -> tuple[RunFolder, Verdict]:
     except HarnessError as error:  # what was seen is not lost for it
         view.note(str(error))
     view.run_finished(folder)
-    verdict = judge(folder.records(), folder.manifest())
+    verdict = judge(folder.ordered(), folder.manifest())
     if status == pytest.ExitCode.INTERRUPTED:
         verdict = Verdict("INTERRUPTED", f"stopped; 'kst report {folder.path}' shows what there is", INTERRUPTED)
     return folder, verdict

@@ -27,7 +27,7 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> RunFolder:
 
 
 def test_everything_of_the_run_is_in_it_and_comes_out_again(folder: RunFolder) -> None:
-    folder.console_path("7.3", 1).write_bytes(b"booting \xff\n")
+    folder.new_console("7.3").write_bytes(b"booting \xff\n")
     read = capsule.open_(capsule.write(folder))
     assert read.manifest == folder.manifest()
     assert read.records == folder.records()
@@ -85,7 +85,7 @@ def test_a_killed_runs_half_line_is_left_out(folder: RunFolder) -> None:
 
 
 def test_consoles_are_bounded_and_that_is_told(folder: RunFolder) -> None:
-    folder.console_path("loud", 1).write_bytes(b"first" + b"x" * (capsule.MAX_CONSOLE * 2) + b"last")
+    folder.new_console("loud").write_bytes(b"first" + b"x" * (capsule.MAX_CONSOLE * 2) + b"last")
     read = capsule.open_(folder.path)
     body = read.files["console/loud-1.log"]
     assert len(body) < capsule.MAX_CONSOLE + 100

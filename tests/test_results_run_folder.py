@@ -243,9 +243,9 @@ LABELS = [
 
 def test_consoles_have_plain_names_of_their_own(tmp_path):
     run = RunFolder.create(tmp_path / "run")
-    paths = [run.console_path(label, number) for label in LABELS for number in (1, 2)]
+    paths = [run.new_console(label) for label in LABELS for _ in range(2)]
     assert len(set(paths)) == len(paths)
     for path in paths:
         assert path.parent == run.path / "console"
         assert path.resolve().parent == (run.path / "console").resolve()
-        path.touch(exist_ok=False)
+        assert path.read_bytes() == b""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import signal
 import subprocess
 import sys
@@ -18,9 +19,9 @@ pytestmark = pytest.mark.vm
 BOUND = 240.0  # seconds for a boot and a first test, on a busy machine without KVM
 
 
-def kst(run: Path) -> subprocess.Popen[str]:
+def kst(run: Path, suite: list[str]) -> subprocess.Popen[str]:
     command = [Path(sys.executable).parent / "kst", "run", "--kernel", "debian:7.3", "--baseline", "none"]
-    command += ["--suite", "trapping", "--out", run]
+    command += ["--suite", *suite, "--out", run]
     return subprocess.Popen(
         command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, start_new_session=True
     )
@@ -35,9 +36,11 @@ def wait_for(what: str, seconds: float, state: object) -> None:
 
 
 @pytest.fixture
-def running(tmp_path: Path) -> Iterator[tuple[subprocess.Popen[str], Path, list[psutil.Process]]]:
+def running(
+    tmp_path: Path, request: pytest.FixtureRequest
+) -> Iterator[tuple[subprocess.Popen[str], Path, list[psutil.Process]]]:
     """A run in the middle: some records are written, QEMU is up."""
-    process = kst(tmp_path / "run")
+    process = kst(tmp_path / "run", request.param)
     results = tmp_path / "run" / "results.jsonl"
     wait_for("three records", BOUND, lambda: results.exists() and results.read_bytes().count(b"\n") >= 3)
     below: list[psutil.Process] = []
@@ -57,12 +60,29 @@ def gone(processes: list[psutil.Process]) -> bool:
     return not any(one.is_running() and one.status() != psutil.STATUS_ZOMBIE for one in processes)
 
 
-@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 130), (signal.SIGKILL, -9)])
+FUNCTIONAL = ["trapping"]
+EXACT = ["latency", "--mode", "exact", "--jobs", "2"]  # the guests are those of processes below the run
+
+
+@pytest.mark.parametrize(
+    ("running", "number", "code"),
+    [
+        (FUNCTIONAL, signal.SIGINT, 130),
+        (FUNCTIONAL, signal.SIGTERM, 130),
+        (FUNCTIONAL, signal.SIGKILL, -9),
+        (EXACT, signal.SIGINT, 130),
+        (EXACT, signal.SIGKILL, -9),
+    ],
+    indirect=["running"],
+)
 def test_results_stay_and_qemu_goes(
     running: tuple[subprocess.Popen[str], Path, list[psutil.Process]], number: signal.Signals, code: int
 ) -> None:
     process, run, below = running
-    process.send_signal(number)
+    if number == signal.SIGINT:
+        os.killpg(process.pid, number)  # as a terminal does
+    else:
+        process.send_signal(number)
     output, _ = process.communicate(timeout=60)
     assert process.returncode == code, output
     assert "Traceback" not in output

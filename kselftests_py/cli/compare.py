@@ -71,6 +71,13 @@ from kselftests_py.results.regression import Change
     metavar="DIR",
     help="Run folder; must be new or empty. Default: kst-runs/<time>.",
 )
+@click.option(
+    "--jobs",
+    "guests",
+    type=click.IntRange(1, 64),
+    metavar="N",
+    help="Exact: guests at once; no figure depends on it. Default: as many as there are CPUs.",
+)
 @click.option("--again", is_flag=True, help="Measure both, even if the same figures were measured before.")
 @click.option("--json", "as_json", is_flag=True, help="Print the comparison as JSON on stdout, the rest on stderr.")
 @one_line_errors
@@ -85,6 +92,7 @@ def compare_command(
     expression: str,
     memory: str,
     out: Path | None,
+    guests: int | None,
     again: bool,
     as_json: bool,
 ) -> None:
@@ -99,7 +107,7 @@ def compare_command(
     if mode == "exact" and (blocks is not None or lie is not None):
         raise UsageError("--boots and --lie are for --mode wall: an exact figure needs no second boot")
     view = TerminalView(Console(stderr=as_json))
-    options = run.Options(expression=expression, memory=checked_memory(memory), out=out)
+    options = run.Options(expression=expression, memory=checked_memory(memory), out=out, guests=guests or 0)
     baseline = baseline or compare.usual_baseline(kernel, view.note)
     if mode == "wall":
         options = replace(options, blocks=blocks or 0, margin=margin / 100, lie=lie or "")

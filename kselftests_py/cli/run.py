@@ -85,6 +85,13 @@ def checked_memory(size: str) -> str:
     "--reuse", is_flag=True, help="Take exact figures measured before, of the same kernel in the same way, as they are."
 )
 @click.option(
+    "--jobs",
+    "guests",
+    type=click.IntRange(1, 64),
+    metavar="N",
+    help="Guests of exact tests at once: no figure depends on it. Default: as many as there are CPUs.",
+)
+@click.option(
     "--bisect",
     "bisecting",
     is_flag=True,
@@ -114,6 +121,7 @@ def run_command(
     keep_going: bool,
     controls: bool,
     reuse: bool,
+    guests: int | None,
     bisecting: bool,
     seed: int,
     as_json: bool,
@@ -133,15 +141,15 @@ def run_command(
     view = TerminalView(Console(stderr=as_json))
     options = run.Options(
         kernel_specs, baseline, suites, expression, accel, mode, cpus, memory, out, timeout, not keep_going, controls,
-        reuse=reuse, seed=seed,
+        reuse=reuse, seed=seed, guests=guests or 0,
     )  # fmt: skip
     folder, verdict = run.run(options, view)
     if bisecting and verdict.exit_code == 1:
-        verdict = of_commit(folder.records(), folder.manifest())
+        verdict = of_commit(folder.ordered(), folder.manifest())
     if as_json:
         told = {"verdict": verdict.word, "why": verdict.why, "exit_code": verdict.exit_code, "run": str(folder.path)}
-        click.echo(msgspec.json.encode({**told, "counts": counts(folder.records())}))
-    all_skipped = verdict.word == NOTHING_TESTED and folder.records()
+        click.echo(msgspec.json.encode({**told, "counts": counts(folder.ordered())}))
+    all_skipped = verdict.word == NOTHING_TESTED and folder.ordered()
     sys.exit(bisect.SKIP if bisecting and all_skipped else verdict.exit_code)
 
 
@@ -153,4 +161,4 @@ def report_command(folder: Path) -> None:
     found = RunFolder.open(folder)
     reports.write_all(found)
     TerminalView(Console()).run_finished(found)
-    sys.exit(judge(found.records(), found.manifest()).exit_code)
+    sys.exit(judge(found.ordered(), found.manifest()).exit_code)

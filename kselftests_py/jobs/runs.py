@@ -61,7 +61,7 @@ def run(kernel: str, suites: Sequence[str], options: Sequence[str] = ()) -> tupl
     with tempfile.TemporaryDirectory(prefix="kst-job-") as scratch:
         out = Path(scratch) / "run"
         command = ["setpriv", "--pdeathsig", "TERM", sys.executable, "-m", "kselftests_py", "run", "--json"]
-        command += ["--kernel", kernel, "--baseline", "none", "--out", str(out), *options]
+        command += ["--kernel", kernel, "--baseline", "none", "--jobs", "1", "--out", str(out), *options]
         command += [part for suite in suites for part in ("--suite", suite)]
         code, said, errors = _until_its_end(command)
         try:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Generator
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -16,7 +17,7 @@ from kselftests_py.errors import KstError, UsageError
 from kselftests_py.lab.channel import ChannelError
 from kselftests_py.machines.kernel_log import Splat
 from kselftests_py.machines.machine import MachineLost
-from kselftests_py.pytest_plugin import known, session
+from kselftests_py.pytest_plugin import beside, known, session
 from kselftests_py.pytest_plugin.fixtures import (
     caps,
     exact_subject,
@@ -33,6 +34,7 @@ from kselftests_py.pytest_plugin.fixtures import (
 from kselftests_py.pytest_plugin.judge import check_log, record
 from kselftests_py.pytest_plugin.keys import ERRORS, PARTS, REPORTS, RUN, STATION
 from kselftests_py.pytest_plugin.names import test_id
+from kselftests_py.pytest_plugin.session import Run
 from kselftests_py.pytest_plugin.station import Settings, Target
 from kselftests_py.results import Outcome, Record, RunFolder
 
@@ -96,7 +98,7 @@ def pytest_sessionstart(session: pytest.Session) -> None:
         pytest.exit(str(error), returncode=error.exit_code)
 
 
-def _begin(config: pytest.Config) -> session.Run:
+def _begin(config: pytest.Config) -> Run:
     option = config.option
     listener = session.Silent()
     targets = session.targets(option.kst_kernel, option.kst_baseline, listener)
@@ -193,6 +195,23 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
 
 
 @pytest.hookimpl(wrapper=True)
+def pytest_runtestloop(session: pytest.Session) -> Generator[None, object, object]:
+    run = session.config.stash.get(RUN, None)
+    if run is None or session.config.option.collectonly:
+        return (yield)
+    run.publish = partial(_publish, session, run)
+    exact: list[tuple[pytest.Item, Target]] = []
+    if run.guests > 1:
+        exact = [(item, target) for item in session.items if _profile(item) == "exact" and (target := _target(item))]
+        taken = {item for item, _ in exact}
+        session.items = [item for item in session.items if item not in taken]
+    result = yield
+    if exact:
+        beside.run_all(session, exact)
+    return result
+
+
+@pytest.hookimpl(wrapper=True)
 def pytest_runtest_protocol(item: pytest.Item, nextitem: pytest.Item | None) -> Generator[None, object, object]:
     run, target = item.config.stash.get(RUN, None), _target(item)
     if run is None or target is None:
@@ -204,24 +223,28 @@ def pytest_runtest_protocol(item: pytest.Item, nextitem: pytest.Item | None) -> 
     _settle(item, run, made)
     if _ends_block(item, nextitem):
         _end_block(item, run)
-    everything = [*item.stash.get(PARTS, []), made]
+    run.publish(target, [*item.stash.get(PARTS, []), made])
+    return result
+
+
+def _publish(session: pytest.Session, run: Run, target: Target, records: list[Record]) -> None:
+    """Keep the records of a test of *target*, and tell of them; the last of them may end the run."""
     try:
-        for one in everything:
+        for one in records:
             run.folder.append(one)
             known.remember(run, target, one)
     except KstError as error:  # a full disk: what is written stays, nothing more can be
         run.stopped = error
         pytest.exit(str(error), returncode=error.exit_code)
-    for one in everything:
+    for one in records:
         run.listener.test_finished(one)
-        if (run.fail_fast or item.config.getoption("maxfail") == 1) and (
+        if (run.fail_fast or session.config.getoption("maxfail") == 1) and (
             one.failed or one.outcome in (Outcome.ERROR, Outcome.MISS)
         ):
-            item.session.shouldfail = f"{one.id}: {one.outcome}"  # a crash found in the log is no failure for pytest
-    return result
+            session.shouldfail = f"{one.id}: {one.outcome}"  # a crash found in the log is no failure for pytest
 
 
-def _look_at_kernel(item: pytest.Item, run: session.Run) -> Splat | None:
+def _look_at_kernel(item: pytest.Item, run: Run) -> Splat | None:
     station = item.stash.get(STATION, None)
     errors = item.stash.setdefault(ERRORS, [])
     if station is None or station.lab is None or any(isinstance(one, MachineLost) for one in errors):
@@ -235,7 +258,7 @@ def _look_at_kernel(item: pytest.Item, run: session.Run) -> Splat | None:
         return None
 
 
-def _settle(item: pytest.Item, run: session.Run, made: Record) -> None:
+def _settle(item: pytest.Item, run: Run, made: Record) -> None:
     """After a crash, a hang or a loss nothing that the machine says is worth anything: the next test boots it again."""
     station = item.stash.get(STATION, None)
     # A reply that is none leaves the channel out of step: as good as lost.
@@ -245,7 +268,7 @@ def _settle(item: pytest.Item, run: session.Run, made: Record) -> None:
         run.bench.lost(station)
 
 
-def _end_block(item: pytest.Item, run: session.Run) -> None:
+def _end_block(item: pytest.Item, run: Run) -> None:
     """The next block begins on a machine that is started anew: the block, a guest's boot, is what is replicated."""
     station = item.stash.get(STATION, None)
     if station is not None and station.lab is not None:

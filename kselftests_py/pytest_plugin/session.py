@@ -6,7 +6,7 @@ import os
 import platform
 import shlex
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from importlib import metadata
@@ -21,6 +21,7 @@ from kselftests_py.kernels.image import file_digest
 from kselftests_py.kernels.spec import parse
 from kselftests_py.lab.build import probe_digest
 from kselftests_py.machines.accelerator import qemu_version
+from kselftests_py.machines.machine import MachineInfo
 from kselftests_py.pytest_plugin.station import Bench, Settings, Target
 from kselftests_py.results import Host, KernelEntry, Manifest, Record, RunFolder
 
@@ -59,6 +60,8 @@ class Run:
     blocks: int = 0  # how often each wall test is run, the kernels taking turns; 0: once, one kernel after the other
     seed: int = 0  # added to the seed of each test that draws at random
     reuse: bool = False  # exact figures measured before are taken, not measured again
+    guests: int = 1  # how many may run at once, where they count instructions
+    publish: Callable[[Target, list[Record]], None] = lambda _target, _records: None  # what is done with results
     stopped: KstError | None = None  # why the run could not go on
 
     def finish(self, complete: bool) -> None:
@@ -150,5 +153,19 @@ def begin(
         argv=[shlex.quote(one) for one in sys.argv],
     )
     folder.write_manifest(manifest)
-    bench = Bench(kernels, settings, folder, listener.note, manifest.versions, lambda: folder.write_manifest(manifest))
+
+    def changed() -> None:
+        folder.write_manifest(manifest)
+
+    def up(entry: KernelEntry, info: MachineInfo) -> None:
+        entry.boot_s.append(round(info.boot_s, 2))
+        if info.guest_root:
+            manifest.versions["guest root"] = info.guest_root
+        if info.command and info.command not in entry.qemu_cmdlines:
+            entry.qemu_cmdlines.append(info.command)
+        entry.accelerator = entry.accelerator or info.accelerator
+        entry.accelerator_reason = entry.accelerator_reason or info.accelerator_reason
+        changed()
+
+    bench = Bench(kernels, settings, folder, listener.note, up, changed)
     return Run(folder, manifest, bench, listener, controls)

@@ -6,7 +6,7 @@ import subprocess
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from pathlib import Path
+from functools import partial
 from typing import Literal
 
 import msgspec
@@ -56,7 +56,6 @@ class Target:
     kernel: KernelImage | RunningKernel
     entry: KernelEntry
     capabilities: Capabilities | None = None
-    boots: int = 0
     broken: KstError | None = None  # why it does not come up; nothing more is tried then
     lie: str = ""  # the negative control that each of its subjects is put under
     readings: list[passport.Passport] = field(default_factory=list)  # of its machine, while wall time is measured
@@ -180,13 +179,14 @@ def clock_fault(lab: Lab) -> str:
 
 @dataclass
 class Bench:
-    """All stations of a run. One machine runs at a time: two would disturb each other's numbers."""
+    """All stations of a run. One machine runs at a time: two would disturb each other's numbers, unless they count
+    instructions (beside.py)."""
 
     targets: list[Target]
     settings: Settings
     folder: RunFolder
     note: Callable[[str], None]
-    versions: dict[str, str]  # of the manifest
+    up: Callable[[KernelEntry, MachineInfo], None]  # a machine is up: what made its numbers
     changed: Callable[[], None]  # the manifest changed
     wall: bool = False  # nanoseconds are measured: what they depend on is kept
     _stations: dict[tuple[str, Profile], Station] = field(default_factory=dict)
@@ -226,7 +226,7 @@ class Bench:
             station.stop()
             target.broken = error
             raise
-        self._describe(target.entry, info)
+        self.up(target.entry, info)
         if self.wall and station.profile == "functional":
             self._check_wall(station)
         tell(f"{target.label}: up in {info.boot_s:.1f} s ({station.profile}, {info.accelerator})")
@@ -276,36 +276,21 @@ class Bench:
         for target in self.targets:
             target.entry.unfit += [*passport.unfit(target.readings), *passport.unfit(target.around, "host ")]
 
-    def _describe(self, entry: KernelEntry, info: MachineInfo) -> None:
-        entry.boot_s.append(round(info.boot_s, 2))
-        if info.guest_root:
-            self.versions["guest root"] = info.guest_root
-        if info.command and info.command not in entry.qemu_cmdlines:
-            entry.qemu_cmdlines.append(info.command)
-        entry.accelerator = entry.accelerator or info.accelerator
-        entry.accelerator_reason = entry.accelerator_reason or info.accelerator_reason
-        self.changed()
-
     def _machine(self, target: Target, profile: Profile) -> Machine:
         kernel = target.kernel
         if isinstance(kernel, RunningKernel):
             return LocalHost() if kernel.kind == "host" else SshHost(kernel, agent())
+        consoles = partial(self.folder.new_console, target.label)
+        if profile == "exact":
+            return ExactGuest(kernel, agent(), consoles, GuestOptions(memory=self.settings.memory), self.note)
         chosen = accelerator.choose(self.settings.accel, lambda: self._prove_kvm(kernel))
         target.entry.accelerator, target.entry.accelerator_reason = chosen.name, chosen.reason
         options = GuestOptions(self.settings.cpus, self.settings.memory, chosen.name)
-        kind = ExactGuest if profile == "exact" else VngGuest
-
-        def next_console() -> Path:
-            target.boots += 1
-            return self.folder.console_path(target.label, target.boots)
-
-        return kind(kernel, agent(), next_console, options, self.note)
+        return VngGuest(kernel, agent(), consoles, options, self.note)
 
     def _prove_kvm(self, kernel: KernelImage) -> None:
-        def console() -> Path:
-            return self.folder.console_path("kvm-proof", 1)
-
-        guest = VngGuest(kernel, agent(), console, GuestOptions(accelerator="kvm", boot_timeout=30), self.note)
+        options = GuestOptions(accelerator="kvm", boot_timeout=30)
+        guest = VngGuest(kernel, agent(), partial(self.folder.new_console, "kvm-proof"), options, self.note)
         self.note("proving KVM with one bounded boot")
         try:
             guest.start()

@@ -27,7 +27,7 @@ LOG_EXCERPT = 16_384
 
 def write(run: RunFolder) -> Path:
     """Writes ``report.html``; returns its path."""
-    return run.write_file("report.html", render(run.records(), run.manifest()).encode())
+    return run.write_file("report.html", render(run.ordered(), run.manifest()).encode())
 
 
 def render(records: list[Record], manifest: Manifest) -> str:

@@ -23,7 +23,7 @@ LOG_EXCERPT = 16_384  # what KCIDB allows; a CI that takes JUnit wants small fil
 def write(run: RunFolder) -> Path:
     """Writes ``junit.xml``; returns its path."""
     manifest = run.manifest()
-    records = sorted(run.records(), key=lambda record: (record.kernel, record.suite))
+    records = sorted(run.ordered(), key=lambda record: (record.kernel, record.suite))
     more = {
         one_line(f"more:{change.name} {change.title} [{change.unit}]", 1000): f"{change.more:+.10g}"
         for change in changes_of_run(records, manifest)

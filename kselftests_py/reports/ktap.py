@@ -17,7 +17,7 @@ from kselftests_py.results import Manifest, Metric, Outcome, Record, RunFolder
 
 def write(run: RunFolder) -> Path:
     """Writes ``ktap.txt``; returns its path."""
-    return run.write_file("ktap.txt", ("\n".join(lines(run.records(), run.manifest())) + "\n").encode())
+    return run.write_file("ktap.txt", ("\n".join(lines(run.ordered(), run.manifest())) + "\n").encode())
 
 
 def lines(records: list[Record], manifest: Manifest) -> list[str]:

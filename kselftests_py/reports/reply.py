@@ -46,7 +46,7 @@ def portable(spec: str) -> str:
 
 def write_reviewed(folder: RunFolder, command: Sequence[str], seen: Compared, verdict: Verdict) -> Path:
     """The reply of ``kst review``, of a run of one baseline (the base) and one kernel (the base with the series)."""
-    manifest, records = folder.manifest(), folder.records()
+    manifest, records = folder.manifest(), folder.ordered()
     lines = [*_wrapped("I built this series, and its base without it, and ran on both:"), "", *_command(command), ""]
     lines += [*_machines(manifest, {"baseline": "base", "kernel": "base with the series"}), ""]
     for entry in manifest.kernels:
@@ -64,7 +64,7 @@ def write_reviewed(folder: RunFolder, command: Sequence[str], seen: Compared, ve
 
 def write_reproduced(folder: RunFolder, read: Capsule, seen: Reproduction, verdict: Verdict) -> Path:
     """The reply of ``kst reproduce``."""
-    manifest, records = folder.manifest(), folder.records()
+    manifest, records = folder.manifest(), folder.ordered()
     lines = _wrapped(f"I ran again, from its capsule, the run of {read.manifest.started} (kst reproduce).")
     lines += _wrapped(f"Suites: {_suites(manifest)}; mode {manifest.options.get('mode')}.")
     lines += ["", *_machines(manifest, {"baseline": "baseline", "kernel": "kernel"}), ""]

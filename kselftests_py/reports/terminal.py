@@ -117,7 +117,7 @@ class TerminalView:
     def run_finished(self, run: RunFolder) -> Verdict:
         """Prints the summary of what is in the run folder; returns its verdict."""
         self.stop()
-        records, manifest = run.records(), run.manifest()
+        records, manifest = run.ordered(), run.manifest()
         tables = comparison.build(records, manifest)
         for table in tables:
             if not table.relative and not all(row.aside for row in table.rows):

@@ -141,6 +141,15 @@ class RunFolder:
                 ) from None
         return records
 
+    def ordered(self) -> list[Record]:
+        """The same by kernel, as in the manifest, and by test: where guests run at once the order written is chance.
+
+        Raises:
+            HarnessError: as for ``records`` and ``manifest``.
+        """
+        place = {entry.label: number for number, entry in enumerate(self.manifest().kernels)}
+        return sorted(self.records(), key=lambda one: (place.get(one.kernel, len(place)), one.id))
+
     def write_manifest(self, manifest: Manifest) -> None:
         """Writes the manifest; a reader sees the old one or the new one, never half of one."""
         self.write_file(MANIFEST, encode(manifest, indent=2) + b"\n")
@@ -161,13 +170,23 @@ class RunFolder:
         except (msgspec.DecodeError, UnicodeDecodeError) as error:
             raise HarnessError(f"{path}: not a manifest ({error}); restore it or remove the run folder") from None
 
-    def console_path(self, kernel_label: str, number: int) -> Path:
-        """Where the console of the kernel's boot `number` goes; a plain file name whatever the label holds."""
+    def new_console(self, kernel_label: str) -> Path:
+        """A new file for the console of the kernel's next boot; a plain file name whatever the label holds.
+
+        Raises:
+            HarnessError: the folder cannot be written, or is full.
+        """
         safe = re.sub(r"[^A-Za-z0-9._+-]", "_", kernel_label).lstrip(".")[:80]
         if safe != kernel_label:
             # Two labels that differ only in what was replaced must not share a file.
             safe += "-" + hashlib.sha256(kernel_label.encode("utf-8", "surrogatepass")).hexdigest()[:8]
-        return self.path / CONSOLES / f"{safe}-{number}.log"
+        with _as_harness_error(self.path / CONSOLES):
+            for number in count(1):
+                path = self.path / CONSOLES / f"{safe}-{number}.log"
+                with suppress(FileExistsError):  # two guests of one kernel may boot at once
+                    path.touch(exist_ok=False)
+                    return path
+        raise AssertionError("unreachable")
 
     def write_file(self, name: str, content: bytes) -> Path:
         """Replaces one file of the folder at once.
