@@ -38,6 +38,7 @@ class Asked(msgspec.Struct, frozen=True):
     margin: Annotated[float, Meta(ge=0, le=1)] = 0.03
     lie: Literal["", "slow_resolve"] = ""
     seed: Annotated[int, Meta(ge=0, le=run.MAX_SEED)] = 0
+    where: bool = False
 
 
 def reproduce(

@@ -54,6 +54,7 @@ class Options:
     seed: int = 0  # added to those that the suites draw from: instants of races, sets of touched pages
     reuse: bool = False  # exact figures of the same kernel, measured in the same way before, need no boot
     guests: int = 0  # of exact tests, at once; 0: as many as there are CPUs
+    where: bool = False  # exact: which functions the instructions are in
 
 
 @dataclass(eq=False)  # pytest keeps plugins in sets, once there is a conftest.py
@@ -165,7 +166,7 @@ def run(options: Options, view: TerminalView) -> tuple[RunFolder, Verdict]:
             view.note(line)
     _check_sources(targets, names, view.note)
     folder = RunFolder.create(options.out)
-    settings = Settings(options.accel, options.cpus, options.memory, options.timeout)
+    settings = Settings(options.accel, options.cpus, options.memory, options.timeout, options.where)
     shown = {name: str(value) if isinstance(value, Path) else value for name, value in asdict(options).items()}
     prepared = kst_session.begin(folder, targets, settings, view, shown, options.controls)
     prepared.fail_fast = options.fail_fast

@@ -251,8 +251,8 @@ def test_a_clock_that_does_not_see_a_microsecond_is_told(
     assert bool(why) == bool(found)
 
 
-@pytest.mark.parametrize("arguments", [("--boots", "5"), ("--lie", "slow_resolve")])
-def test_what_is_for_wall_mode_is_refused_in_exact_mode(arguments: tuple[str, ...]) -> None:
+@pytest.mark.parametrize("arguments", [("--boots", "5"), ("--lie", "slow_resolve"), ("--mode", "wall", "--where")])
+def test_what_is_for_the_other_mode_is_refused(arguments: tuple[str, ...]) -> None:
     told = CliRunner().invoke(cli.main, ["compare", "host", "host", *arguments])
     assert (told.exit_code, told.output.count("\n")) == (2, 1), told.output
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from click.testing import CliRunner
@@ -87,6 +88,9 @@ def boots(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     monkeypatch.setattr(session, "resolve", made)
     monkeypatch.setattr(ExactGuest, "start", start)
     monkeypatch.setattr("kselftests_py.pytest_plugin.station.agent", lambda: Path("agent"))
+    monkeypatch.setattr("kselftests_py.pytest_plugin.station.of_kernel", lambda *_: None)
+    watch = SimpleNamespace(options=(), close=lambda: None)
+    monkeypatch.setattr("kselftests_py.pytest_plugin.station.Watch", lambda _functions: watch)
     monkeypatch.setattr(known, "how", lambda memory: HOW | {"memory": memory})
     for release, value in (("7.2.13", 1500), ("7.3.4", 1501)):
         image = made(f"debian:{release}")
@@ -96,20 +100,21 @@ def boots(monkeypatch: pytest.MonkeyPatch) -> list[str]:
 
 
 @pytest.mark.parametrize(
-    ("memory", "reuse", "booted", "word"),
+    ("memory", "reuse", "where", "booted", "word"),
     [
-        ("1G", True, [], "DEARER"),
-        ("2G", True, ["7.2.13", "7.3.4"], "NO BOOT"),
-        ("1G", False, ["7.2.13", "7.3.4"], "NO BOOT"),
+        ("1G", True, False, [], "DEARER"),
+        ("2G", True, False, ["7.2.13", "7.3.4"], "NO BOOT"),
+        ("1G", False, False, ["7.2.13", "7.3.4"], "NO BOOT"),
+        ("1G", True, True, ["7.2.13", "7.3.4"], "NO BOOT"),
     ],
-    ids=["measured-before", "not-so", "again"],
+    ids=["measured-before", "not-so", "again", "without-its-functions"],
 )
 def test_what_was_measured_before_is_not_booted(
-    tmp_path: Path, boots: list[str], memory: str, reuse: bool, booted: list[str], word: str
+    tmp_path: Path, boots: list[str], memory: str, reuse: bool, where: bool, booted: list[str], word: str
 ) -> None:
     options = run.Options(
         expression="rwp-async-anon-read and instructions", memory=memory, out=tmp_path / "run", reuse=reuse,
-        guests=1,  # else what is tried is tried in other processes
+        where=where, guests=1,  # else what is tried is tried in other processes
     )  # fmt: skip
     view = TerminalView(Console(quiet=True))
     folder, found, verdict = compare.compare(options, "debian:7.3.4", "debian:7.2.13", 0, view)

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from kselftests_py.errors import BootError, HarnessError
-from kselftests_py.kernels import KernelImage, resolve
+from kselftests_py.kernels import KernelImage
 from kselftests_py.lab import Lab
 from kselftests_py.lab.build import agent as probe
 from kselftests_py.lab.channel import ChannelError
@@ -21,23 +21,14 @@ from kselftests_py.machines.exact import ExactGuest
 from kselftests_py.machines.guest import GuestOptions
 from kselftests_py.machines.machine import Loss, NeverUp
 
+pytest_plugins = ["machines_fixtures"]
 LOOP: dict[str, Any] = {"kind": "anon", "pages": 64, "rounds": 4, "clock": "tsc"}
 MakeGuest = Callable[..., ExactGuest]
 
 
 @pytest.fixture(scope="module")
-def image() -> KernelImage:
-    found = resolve("debian:7.3")
-    assert isinstance(found, KernelImage)
-    return found
-
-
-@pytest.fixture(scope="module")
-def fake(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    program = tmp_path_factory.mktemp("fake") / "agent"
-    source = Path(__file__).parent / "data" / "fake_stopping.c"
-    subprocess.run(["gcc", "-static", "-Wall", "-Wextra", "-Werror", "-o", program, source], check=True)
-    return program
+def fake(built: Callable[[str], Path]) -> Path:
+    return built("fake_stopping.c")
 
 
 @pytest.fixture

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import subprocess
 import time
 from collections.abc import Callable, Iterator
 from itertools import count
@@ -12,7 +11,7 @@ import psutil
 import pytest
 
 from kselftests_py.errors import BootError
-from kselftests_py.kernels import KernelImage, resolve
+from kselftests_py.kernels import KernelImage
 from kselftests_py.lab import RWP, WRITE, Fault, Lab
 from kselftests_py.lab.build import agent as probe
 from kselftests_py.lab.cases import track
@@ -21,24 +20,15 @@ from kselftests_py.machines.guest import GuestOptions
 from kselftests_py.machines.machine import BootPanic, Loss, NeverUp
 from kselftests_py.machines.vng import VngGuest
 
+pytest_plugins = ["machines_fixtures"]
 pytestmark = pytest.mark.vm
 HELLO = b'{"id": 0, "op": "hello"}'
 MakeGuest = Callable[..., VngGuest]
 
 
 @pytest.fixture(scope="module")
-def image() -> KernelImage:
-    found = resolve("debian:7.3")
-    assert isinstance(found, KernelImage)
-    return found
-
-
-@pytest.fixture(scope="module")
-def fake_agent(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    program = tmp_path_factory.mktemp("fake") / "agent"
-    source = Path(__file__).parent / "data" / "fake_agent.c"
-    subprocess.run(["gcc", "-static", "-Wall", "-Wextra", "-Werror", "-o", program, source], check=True)
-    return program
+def fake_agent(built: Callable[[str], Path]) -> Path:
+    return built("fake_agent.c")
 
 
 @pytest.fixture

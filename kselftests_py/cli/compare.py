@@ -10,17 +10,21 @@ from typing import Any, NoReturn
 import click
 import msgspec
 from rich.console import Console
+from rich.text import Text
 
 from kselftests_py import compare, compare_wall, run
 from kselftests_py.cli.errors import EPILOG, one_line_errors
 from kselftests_py.cli.run import checked_memory
 from kselftests_py.errors import UsageError
 from kselftests_py.reports import changes, shifts
+from kselftests_py.reports import where as functions
 from kselftests_py.reports.comparison import is_emulated
 from kselftests_py.reports.terminal import TerminalView
 from kselftests_py.reports.text import one_line
 from kselftests_py.results import RunFolder, Verdict
 from kselftests_py.results.regression import Change
+
+_SHOWN = 10  # samples whose functions are shown
 
 
 @click.command("compare", epilog=EPILOG)
@@ -78,6 +82,9 @@ from kselftests_py.results.regression import Change
     metavar="N",
     help="Exact: guests at once; no figure depends on it. Default: as many as there are CPUs.",
 )
+@click.option(
+    "--where", is_flag=True, help="Exact: tell also which functions changed. Takes half as long again; give -k, too."
+)
 @click.option("--again", is_flag=True, help="Measure both, even if the same figures were measured before.")
 @click.option("--json", "as_json", is_flag=True, help="Print the comparison as JSON on stdout, the rest on stderr.")
 @one_line_errors
@@ -93,6 +100,7 @@ def compare_command(
     memory: str,
     out: Path | None,
     guests: int | None,
+    where: bool,
     again: bool,
     as_json: bool,
 ) -> None:
@@ -107,7 +115,10 @@ def compare_command(
     if mode == "exact" and (blocks is not None or lie is not None):
         raise UsageError("--boots and --lie are for --mode wall: an exact figure needs no second boot")
     view = TerminalView(Console(stderr=as_json))
-    options = run.Options(expression=expression, memory=checked_memory(memory), out=out, guests=guests or 0)
+    if mode == "wall" and where:
+        raise UsageError("--where is for --mode exact: it tells where instructions are")
+    memory = checked_memory(memory)
+    options = run.Options(expression=expression, memory=memory, out=out, guests=guests or 0, where=where)
     baseline = baseline or compare.usual_baseline(kernel, view.note)
     if mode == "wall":
         options = replace(options, blocks=blocks or 0, margin=margin / 100, lie=lie or "")
@@ -119,9 +130,21 @@ def compare_command(
     if found.changes:
         view.console.print()
         view.console.print(changes.table(found.changes, found.baseline, found.kernel), highlight=False)
+    moved = functions.of_run(folder.ordered(), folder.manifest()) if where and found.changes else []
+    for one in moved[:_SHOWN]:
+        view.console.print()
+        view.console.print(Text(one.title, "bold"))  # as a table's it would be folded to the table's width
+        view.console.print(functions.table(one, found.baseline, found.kernel), highlight=False)
+    if len(moved) > _SHOWN:
+        view.note(f"{len(moved) - _SHOWN} more changed samples: choose some with -k, or have all with --json")
     for text in _notes(found):
         view.note(text)
-    told = {"changes": [_told(one) for one in found.changes], "regressions": [_told(one) for one in found.regressions]}
+    told: dict[str, Any] = {
+        "changes": [_told(one) for one in found.changes],
+        "regressions": [_told(one) for one in found.regressions],
+    }
+    if where:
+        told["where"] = msgspec.to_builtins(moved)
     _end(folder, msgspec.to_builtins(found) | told, verdict, view, as_json)
 
 

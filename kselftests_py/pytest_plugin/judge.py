@@ -91,6 +91,7 @@ def record(
         claim=inspect.cleandoc(getattr(getattr(item, "obj", None), "__doc__", None) or ""),
         finding=str(mark.args[0]) if mark else "",
         metrics=item.stash.get(METRICS, []),
+        where=station.channel.where if station and station.channel else {},
         block=block,
         profile=station.profile if station else "",
     )

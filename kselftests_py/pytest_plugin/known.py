@@ -18,7 +18,7 @@ from kselftests_py.paths import data_dir
 from kselftests_py.pytest_plugin.names import test_id
 from kselftests_py.pytest_plugin.session import Run
 from kselftests_py.pytest_plugin.station import Target
-from kselftests_py.results import Record, history
+from kselftests_py.results import Outcome, Record, history
 
 SUITE = "latency"
 
@@ -66,7 +66,14 @@ def recall(run: Run, wanted: Sequence[tuple[pytest.Item, Target]]) -> list[pytes
         before = history.recall(target.entry.digest, how(run.bench.settings.memory))
         if before is None:
             continue
-        known = [(item, record) for item in items if (record := before.records.get(test_id(item, target.label)))]
+        known = [
+            (item, record)
+            for item in items
+            if (record := before.records.get(test_id(item, target.label)))
+            and (record.where or record.outcome is Outcome.SKIP or not run.bench.settings.where)
+        ]
+        if not known:
+            continue
         for item, record in known:
             run.folder.append(msgspec.structs.replace(record, kernel=target.label))
             written.append(item)

@@ -24,7 +24,8 @@ from kselftests_py.machines.machine import Loss, Machine, MachineInfo, MachineLo
 from kselftests_py.machines.ssh import SshHost
 from kselftests_py.machines.vng import VngGuest
 from kselftests_py.measure import percentile, samples
-from kselftests_py.results import KernelEntry, RunFolder
+from kselftests_py.results import KernelEntry, RunFolder, Where
+from kselftests_py.where import Watch, of_kernel
 
 Profile = Literal["functional", "exact"]
 
@@ -47,6 +48,7 @@ class Settings:
     cpus: int = 2
     memory: str = "1G"
     test_timeout: float = 60.0
+    where: bool = False  # exact: which functions the instructions are in
 
 
 @dataclass
@@ -74,8 +76,9 @@ class Target:
 class GuardedChannel:
     """The machine's channel, bounded by the running test's time; a failed call becomes what happened to the machine."""
 
-    def __init__(self, machine: Machine) -> None:
-        self._machine, self._channel = machine, machine.channel()
+    def __init__(self, machine: Machine, watch: Watch | None) -> None:
+        self._machine, self._channel, self._watch = machine, machine.channel(), watch
+        self.where: dict[str, Where] = {}  # of what the running test measured, the first of each name
         self.deadline = float("inf")
         self.interrupted = False  # Ctrl-C came in the middle of a call: the channel is out of step for good
 
@@ -86,12 +89,15 @@ class GuardedChannel:
         try:
             if left <= 0:
                 raise ChannelTimeout("the test used up its time (--timeout)")
-            return self._channel.call(line, min(timeout, left))
+            answer = self._channel.call(line, min(timeout, left))
         except ChannelError as error:
             raise self._machine.diagnose(error) from error
         except KeyboardInterrupt:
             self.interrupted = True
             raise
+        if self._watch is not None:
+            self.where = self._watch.take(answer) | self.where
+        return answer
 
     def close(self) -> None:
         self._channel.close()
@@ -107,6 +113,7 @@ class Station:
     channel: GuardedChannel | None = None
     lab: Lab | None = None
     subject: Subject | None = None  # of a machine that is rewound
+    watch: Watch | None = None  # of a machine whose instructions are told apart
     taint: int = 0  # of the kernel, as last seen
     log_readable: bool = True  # a host may keep /dev/kmsg for root
     kvm_loaded: bool = False
@@ -134,6 +141,7 @@ class Station:
             self.machine.rewind()
         except ChannelError as error:
             raise self.machine.diagnose(error) from error
+        self.channel.where = {}
         # Its requests are numbered anew: their length is a part of what the probe does.
         self.lab = Lab(self.channel)
         self.subject = Subject(self.lab, self.subject.handle, self.subject.pid)
@@ -142,7 +150,9 @@ class Station:
     def stop(self) -> None:
         if self.machine is not None:
             self.machine.stop()
-        self.machine = self.channel = self.lab = self.subject = None
+        if self.watch is not None:
+            self.watch.close()
+        self.machine = self.channel = self.lab = self.subject = self.watch = None
         self.kvm_loaded = False
 
 
@@ -210,9 +220,9 @@ class Bench:
         tell = self.note if target.capabilities is None or isinstance(target.kernel, KernelImage) else lambda _: None
         tell(f"{target.label}: starting ({station.profile})")
         try:
-            station.machine = self._machine(target, station.profile)
+            station.machine = self._machine(station)
             info = station.machine.start()
-            station.channel = GuardedChannel(station.machine)
+            station.channel = GuardedChannel(station.machine, station.watch)
             station.lab = Lab(station.channel)
             if station.profile == "exact":
                 check_clock(station.lab, target.label)
@@ -276,13 +286,16 @@ class Bench:
         for target in self.targets:
             target.entry.unfit += [*passport.unfit(target.readings), *passport.unfit(target.around, "host ")]
 
-    def _machine(self, target: Target, profile: Profile) -> Machine:
-        kernel = target.kernel
+    def _machine(self, station: Station) -> Machine:
+        target, kernel = station.target, station.target.kernel
         if isinstance(kernel, RunningKernel):
             return LocalHost() if kernel.kind == "host" else SshHost(kernel, agent())
         consoles = partial(self.folder.new_console, target.label)
-        if profile == "exact":
-            return ExactGuest(kernel, agent(), consoles, GuestOptions(memory=self.settings.memory), self.note)
+        if station.profile == "exact":
+            if self.settings.where:
+                station.watch = Watch(of_kernel(kernel, consoles, self.note))
+            options = GuestOptions(memory=self.settings.memory, qemu=station.watch.options if station.watch else ())
+            return ExactGuest(kernel, agent(), consoles, options, self.note)
         chosen = accelerator.choose(self.settings.accel, lambda: self._prove_kvm(kernel))
         target.entry.accelerator, target.entry.accelerator_reason = chosen.name, chosen.reason
         options = GuestOptions(self.settings.cpus, self.settings.memory, chosen.name)

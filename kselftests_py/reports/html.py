@@ -13,7 +13,7 @@ import jinja2
 from markupsafe import Markup, escape
 
 from kselftests_py.measure import TAILS
-from kselftests_py.reports import accesses, changes, comparison, shifts, waterfall
+from kselftests_py.reports import accesses, changes, comparison, shifts, waterfall, where
 from kselftests_py.reports.answers import answers
 from kselftests_py.reports.text import one_line, printable
 from kselftests_py.results import Manifest, Outcome, Record, RunFolder, judge, wall
@@ -65,6 +65,8 @@ def render(records: list[Record], manifest: Manifest) -> str:
         stages=list(waterfall.STAGES.values()),
         changes=[(change, changes.row(change)) for change in changes_of_run(records, manifest)],
         change_headings=[*(entry.label for entry in pair(manifest) or ()), *changes.HEADINGS],
+        moved=where.of_run(records, manifest),
+        moved_headings=[*(entry.label for entry in pair(manifest) or ()), where.MORE],
         origins=[text for text in (relation(manifest), changes.configurations(manifest.config_differences)) if text],
         shifts=_shifts(records, manifest),
         shift_headings=shifts.HEADINGS,

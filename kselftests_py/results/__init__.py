@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from kselftests_py.results.manifest import Host, KernelEntry, Manifest
-from kselftests_py.results.record import Metric, Outcome, Record
+from kselftests_py.results.record import Metric, Outcome, Record, Where
 from kselftests_py.results.run_folder import RunFolder
 from kselftests_py.results.verdict import Verdict, exit_code, judge
 
@@ -16,6 +16,7 @@ __all__ = [
     "Record",
     "RunFolder",
     "Verdict",
+    "Where",
     "exit_code",
     "judge",
 ]

@@ -76,6 +76,27 @@ class Metric(msgspec.Struct, frozen=True, kw_only=True):
             raise ValueError(f"metric {self.name}: a number is not finite")
 
 
+class Where(msgspec.Struct, frozen=True, kw_only=True):
+    """In which functions the instructions of one exact sample are; the rest of `ticks` is user space."""
+
+    ticks: Annotated[int, Meta(ge=0, description="instructions of the sample, its clock readings included")]
+    entry: Annotated[
+        int,
+        Meta(ge=0, description="those of `functions` in .entry.text and .noinstr.text: entry and exit, memcpy, memset"),
+    ] = 0
+    functions: Annotated[dict[str, int], Meta(description="instructions in each function of the kernel")] = {}
+
+    @property
+    def kernel(self) -> int:
+        """Instructions in the kernel, without entry and exit."""
+        return sum(self.functions.values()) - self.entry
+
+    @property
+    def user(self) -> int:
+        """Instructions in user space."""
+        return self.ticks - self.kernel - self.entry
+
+
 class Record(msgspec.Struct, frozen=True, kw_only=True):
     """One test on one kernel; one line of ``results.jsonl``. (`kernel`, `id`) is unique in a run."""
 
@@ -99,6 +120,10 @@ class Record(msgspec.Struct, frozen=True, kw_only=True):
     claim: Annotated[str, Meta(description="what the test claims of the kernel, and the claim's source")] = ""
     finding: Annotated[str, Meta(description="the written finding because of which the test is expected to fail")] = ""
     metrics: Annotated[list[Metric], Meta(description="what was measured")] = []
+    where: Annotated[
+        dict[str, Where],
+        Meta(description="of an exact test with `--where`: the median sample of each of the probe's histograms"),
+    ] = {}
     block: Annotated[
         int, Meta(ge=0, description="which boot, or block of tests, of an interleaved comparison; 0: it is none")
     ] = 0

@@ -10,11 +10,12 @@ from typing import Any
 import msgspec
 
 from kselftests_py.results.manifest import Host, KernelEntry, Manifest
-from kselftests_py.results.record import SCHEMA_VERSION, Metric, Record
+from kselftests_py.results.record import SCHEMA_VERSION, Metric, Record, Where
 
 TABLES: dict[type[msgspec.Struct], str] = {
     Record: "`Record`: a line of `results.jsonl`",
     Metric: "`Metric`: an entry of `metrics`",
+    Where: "`Where`: an entry of `where`",
     Manifest: "`Manifest`: `manifest.json`",
     KernelEntry: "`KernelEntry`: an entry of `kernels`",
     Host: "`Host`: `host`",
