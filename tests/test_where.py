@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import base64
+import gzip
+import random
 import struct
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from itertools import count
 from pathlib import Path
 from typing import Any
@@ -13,6 +16,7 @@ import pytest
 import results_factory as factory
 from rich.console import Console
 
+from kselftests_py.errors import HarnessError
 from kselftests_py.kernels import KernelImage
 from kselftests_py.lab import Lab
 from kselftests_py.lab.build import agent
@@ -75,6 +79,66 @@ def test_a_kernel_that_does_not_tell_is_refused(text: str) -> None:
         parse(text)
 
 
+class Telling:
+    """A guest whose shell has *compressed* where the kernel's functions are to be; counts its boots."""
+
+    def __init__(self, compressed: bytes) -> None:
+        self.compressed, self.boots = compressed, 0
+
+    def __call__(self, *_arguments: object) -> Telling:
+        return self
+
+    def start(self) -> None:
+        self.boots += 1
+
+    def run(self, command: str, _timeout: float) -> tuple[int, str]:
+        if "skip=" not in command:
+            return 0, ""
+        size, skip = (int(command.partition(f"{name}=")[2].split()[0]) for name in ("bs", "skip"))
+        return 0, base64.encodebytes(self.compressed[size * skip : size * (skip + 1)]).decode()
+
+    def stop(self) -> None: ...
+
+
+NOISE = random.Random(1).randbytes(150_000).hex()  # more than one piece
+
+
+@pytest.fixture
+def asked(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> Callable[[bytes], tuple[Telling, Callable[[], Functions]]]:
+    monkeypatch.setenv("KST_CACHE", str(tmp_path / "cache"))
+    image = KernelImage("debian:7.3", "7.3", Path("vmlinuz"), None, None, "a" * 64, {})
+
+    def ask(compressed: bytes) -> tuple[Telling, Callable[[], Functions]]:
+        guest = Telling(compressed)
+        monkeypatch.setattr("kselftests_py.where.functions.VngGuest", guest)
+        monkeypatch.setattr("kselftests_py.where.functions.agent", lambda: Path("agent"))
+        return guest, lambda: of_kernel(image, Path, lambda _: None)
+
+    return ask
+
+
+def test_a_kernel_is_asked_once(asked: Any) -> None:
+    guest, ask = asked(gzip.compress(f"{KALLSYMS}{NOISE}".encode()))
+    assert len(guest.compressed) > 100_000
+    assert ask() == ask() == parse(KALLSYMS)
+    assert guest.boots == 1
+
+
+@pytest.mark.parametrize(
+    "compressed",
+    [b"", b"no gzip", gzip.compress(b"no kernel"), gzip.compress(bytes(100 << 20))],
+    ids=["nothing", "not packed", "no functions", "100 MiB"],
+)
+def test_a_guest_that_tells_nothing_of_use_is_refused_in_one_line(asked: Any, compressed: bytes) -> None:
+    guest, ask = asked(compressed)
+    for _ in range(2):  # nor is that kept
+        with pytest.raises(HarnessError, match=r"^debian:7.3: its guest does not tell .*CONFIG_KALLSYMS$"):
+            ask()
+    assert guest.boots == 2
+
+
 def packed(*found: dict[int, int]) -> bytes:
     """As the plugin writes it."""
     numbers = [number for one in found for number in (len(one), *(part for pair in one.items() for part in pair))]
@@ -85,6 +149,9 @@ def test_what_the_plugin_wrote_is_read() -> None:
     found = [{0: 20, 2: 100}, {5: 1}]
     assert list(intervals(packed(*found))) == found
     assert list(intervals(b"")) == []
+    whole = packed(*found)
+    for cut in range(1, 17):
+        assert list(intervals(whole[:-cut])) == found[:1]
 
 
 ONCE = {0: 20, 2: 980}

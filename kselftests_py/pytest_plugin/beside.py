@@ -16,7 +16,7 @@ import signal
 import time
 import warnings
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from multiprocessing.connection import Connection, wait
 from multiprocessing.process import BaseProcess
@@ -30,8 +30,6 @@ from kselftests_py.pytest_plugin.keys import ERRORS, RUN
 from kselftests_py.pytest_plugin.session import Run
 from kselftests_py.pytest_plugin.station import Target
 from kselftests_py.results import Record
-
-Publish = Callable[[Target, list[Record]], None]
 
 _SHARE = 40  # tests that take as long as a boot: for fewer no further guest is worth it
 _TIDYING = 20.0  # seconds for a process to stop its guest

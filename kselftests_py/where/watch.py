@@ -24,7 +24,7 @@ from kselftests_py.where.functions import Functions
 Counts = Sequence[tuple[int, int]]
 
 _FLAGS = ["-O2", "-Wall", "-Wextra", "-Werror", "-std=gnu11", "-shared", "-fPIC"]
-_USER, _ELSEWHERE, _FIRST = 0, 1, 2  # places, see where.c
+_ELSEWHERE, _FIRST = 1, 2  # places, see where.c; 0 is user space
 _NOWHERE = "(in no function of the image)"  # a module's, or code made at run time
 _MOST = 2_000  # functions of a sample that are kept by name
 _OTHERS = "(others)"
@@ -49,13 +49,14 @@ def plugin() -> Path:
 
 
 def intervals(data: bytes) -> Iterator[dict[int, int]]:
-    """What the plugin wrote: of each time between two clock readings, the instructions by place."""
-    numbers, at = memoryview(data).cast("Q"), 0
-    while at < len(numbers):
-        size = numbers[at]
-        found = numbers[at + 1 : at + 1 + 2 * size]
-        yield dict(zip(found[::2], found[1::2], strict=True))
-        at += 1 + 2 * size
+    """What the plugin wrote: of each time between two clock readings, the instructions by place.
+
+    What a full disk cut off is left out.
+    """
+    numbers, at = memoryview(data)[: len(data) // 8 * 8].cast("Q"), 0
+    while at < len(numbers) and (end := at + 1 + 2 * numbers[at]) <= len(numbers):
+        yield dict(zip(numbers[at + 1 : end : 2], numbers[at + 2 : end : 2], strict=True))
+        at = end
 
 
 def sample(ticks: int, histogram: Counts, seen: list[dict[int, int]]) -> dict[int, int] | None:
