@@ -11,6 +11,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from types import FrameType
 
+import psutil
 import pytest
 
 from kselftests_py import needs, reports
@@ -53,7 +54,7 @@ class Options:
     lie: str = ""  # a negative control that the kernels under test are measured with, the baselines not
     seed: int = 0  # added to those that the suites draw from: instants of races, sets of touched pages
     reuse: bool = False  # exact figures of the same kernel, measured in the same way before, need no boot
-    guests: int = 0  # of exact tests, at once; 0: as many as there are CPUs
+    guests: int = 0  # of exact tests, at once; 0: as many as there are CPUs and memory for
     where: bool = False  # exact: which functions the instructions are in
 
 
@@ -138,6 +139,12 @@ def sigterm_as_interrupt() -> Iterator[None]:
         signal.signal(signal.SIGTERM, before)
 
 
+def _guests(memory: str) -> int:
+    """For how many guests of that size there are CPUs and memory here."""
+    size = int(memory.rstrip("KMGkmg")) << {"K": 10, "G": 30}.get(memory[-1].upper(), 20)
+    return max(1, min(len(os.sched_getaffinity(0)), psutil.virtual_memory().available // size))
+
+
 def check(options: Options) -> None:
     """What can be told before the first kernel is had, which may take minutes.
 
@@ -173,7 +180,7 @@ def run(options: Options, view: TerminalView) -> tuple[RunFolder, Verdict]:
     prepared.blocks = options.blocks
     prepared.seed = options.seed
     prepared.reuse = options.reuse and not options.controls
-    prepared.guests = options.guests or len(os.sched_getaffinity(0))
+    prepared.guests = options.guests or _guests(options.memory)
     arguments = [*folders, "-p", "no:cacheprovider", "--capture=no", "-q", f"--kst-mode={options.mode}"]
     arguments += ["-c", str(data_dir("suites") / "pytest.ini")]
     arguments += ["-k", options.expression] if options.expression else []

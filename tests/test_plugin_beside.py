@@ -8,6 +8,7 @@ import os
 import time
 from collections import Counter
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -38,10 +39,12 @@ def meets(name, others):
 
 
 class Pretended(ExactGuest):
-    """A guest that is this machine; one of release 0 does not boot."""
+    """A guest that is this machine; one of release 0 does not boot, and of release 1 only the first."""
 
     def start(self) -> MachineInfo:
-        if self._image.release == "0":
+        further = Path("booted").exists()
+        Path("booted").touch()
+        if self._image.release == "0" or (self._image.release == "1" and further):
             raise NeverUp("no boot here")
         self._consoles()
         self._host = LocalHost()
@@ -137,7 +140,7 @@ def test_no_guest_is_booted_for_a_few_tests(bench: Bench) -> None:
 
 
 def test_everything_a_test_says_is_kept(bench: Bench) -> None:
-    """Metrics, outcomes, reasons, in the order of the tests and not of chance; functional tests run before."""
+    """Metrics, outcomes, reasons, in the order of the tests and not of chance."""
     cases = """
 import pytest
 @pytest.mark.measures
@@ -159,7 +162,8 @@ def test_d(exact_subject): raise KeyError(1)
     assert {one.outcome for one in found["test_d"]} == {Outcome.ERROR}
     assert verdict.exit_code == 1
     assert folder.manifest().finished
-    assert told.index("7.2.13") < told.index("7.3.4")
+    summary = told[told.rindex("\nkernel ") :]
+    assert 0 <= summary.index("7.2.13") < summary.index("7.3.4")
 
 
 def test_a_process_that_dies_costs_its_test_and_no_other(bench: Bench, capfd: pytest.CaptureFixture[str]) -> None:
@@ -181,12 +185,39 @@ def test_d(exact_subject): pass
     assert "Traceback" not in capfd.readouterr().err
 
 
-def test_a_kernel_that_does_not_boot_is_told_as_such(bench: Bench) -> None:
-    cases = "def test_a(exact_subject): pass\ndef test_b(exact_subject): pass"
-    found, folder, verdict, _ = bench(cases, kernels=["debian:0"])
+@pytest.mark.parametrize("tests", [1, 2])
+@pytest.mark.parametrize("fail_fast", [False, True])
+def test_a_kernel_that_does_not_boot_is_told_as_such(bench: Bench, tests: int, fail_fast: bool) -> None:
+    cases = "\n".join(f"def test_{number}(exact_subject): pass" for number in range(tests))
+    found, folder, verdict, _ = bench(cases, kernels=["debian:0"], fail_fast=fail_fast)
     assert (verdict.word, verdict.why, verdict.exit_code) == ("NO BOOT", "no boot here", 125)
     assert {one.outcome for records in found.values() for one in records} == {Outcome.MISS}
     assert folder.manifest().boot_failed == "no boot here"
+    assert len(found) == (1 if fail_fast else tests)
+
+
+def test_a_further_guest_that_does_not_come_up_costs_nothing(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As where there is no memory for it."""
+    monkeypatch.setattr(beside, "_SHARE", 1)
+    cases = """
+import pytest
+@pytest.mark.parametrize("number", range(20))
+def test_a(exact_subject, number): time.sleep(0.1)
+"""
+    found, folder, verdict, told = bench(cases, kernels=["debian:1"], guests=3)
+    assert {one.outcome for records in found.values() for one in records} == {Outcome.PASS}
+    assert len(found) == 20
+    assert (verdict.word, folder.manifest().boot_failed) == ("PASS", "")
+    assert "1: goes on with a guest less: no boot here" in told
+
+
+@pytest.mark.parametrize(("memory", "guests"), [("1G", 3), ("2g", 1), ("3072", 1), ("512M", 4), ("64G", 1)])
+def test_there_are_no_more_guests_than_there_is_memory_for(
+    monkeypatch: pytest.MonkeyPatch, memory: str, guests: int
+) -> None:
+    monkeypatch.setattr("psutil.virtual_memory", lambda: SimpleNamespace(available=(3 << 30) + 1))
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _pid: set(range(4)))
+    assert run._guests(memory) == guests
 
 
 def test_a_fail_fast_run_ends_with_what_runs_beside(bench: Bench) -> None:

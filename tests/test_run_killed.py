@@ -71,6 +71,7 @@ EXACT = ["latency", "--mode", "exact", "--jobs", "2"]  # the guests are those of
         (FUNCTIONAL, signal.SIGTERM, 130),
         (FUNCTIONAL, signal.SIGKILL, -9),
         (EXACT, signal.SIGINT, 130),
+        (EXACT, signal.SIGTERM, 130),
         (EXACT, signal.SIGKILL, -9),
     ],
     indirect=["running"],

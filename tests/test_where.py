@@ -22,11 +22,12 @@ from kselftests_py.lab import Lab
 from kselftests_py.lab.build import agent
 from kselftests_py.machines.exact import ExactGuest
 from kselftests_py.machines.guest import GuestOptions
+from kselftests_py.machines.machine import NeverUp
 from kselftests_py.pytest_plugin.station import GuardedChannel
 from kselftests_py.reports import html
 from kselftests_py.reports import where as report
 from kselftests_py.results import KernelEntry, Manifest, Metric, Record, Where
-from kselftests_py.where import Functions, Watch, of_kernel
+from kselftests_py.where import Functions, Watch, made_by, of_kernel
 from kselftests_py.where.functions import parse
 from kselftests_py.where.watch import intervals, plugin, sample
 
@@ -40,6 +41,7 @@ ffffffff9a000040 T __x64_sys_close
 ffffffff9a000040 T __ia32_sys_close
 ffffffff9a000080 t do_fault.cold
 ffffffff9a0000a0 t do_fault.isra.0
+ffffffff9a0000b0 W weak
 ffffffff9a0000c0 T __entry_text_start
 ffffffff9a0000c0 T entry_SYSCALL_64
 ffffffff9a000100 T __entry_text_end
@@ -57,9 +59,10 @@ def test_functions_are_where_they_are_without_kaslr_under_the_name_that_another_
     names = dict(zip((address - base for address in found.addresses), found.names, strict=False))
     assert names == {
         0x00: "_text", 0x10: "__pfx_folio_put", 0x20: "folio_put", 0x40: "__x64_sys_close", 0x80: "do_fault",
-        0xA0: "do_fault", 0xC0: "entry_SYSCALL_64", 0x100: "last",
+        0xA0: "do_fault", 0xB0: "weak", 0xC0: "entry_SYSCALL_64", 0x100: "last",
     }  # fmt: skip
     assert found.addresses[-1] == base + 0x200
+    assert parse(KALLSYMS, "0x200000").addresses[0] == 0xFFFF_FFFF_8020_0000  # CONFIG_PHYSICAL_START
     assert [name for number, name in enumerate(found.names) if found.is_entry(number)] == ["entry_SYSCALL_64"]
 
 
@@ -90,6 +93,8 @@ class Telling:
 
     def start(self) -> None:
         self.boots += 1
+        if self.compressed == b"no boot":
+            raise NeverUp("no boot here")
 
     def run(self, command: str, _timeout: float) -> tuple[int, str]:
         if "skip=" not in command:
@@ -124,6 +129,12 @@ def test_a_kernel_is_asked_once(asked: Any) -> None:
     assert len(guest.compressed) > 100_000
     assert ask() == ask() == parse(KALLSYMS)
     assert guest.boots == 1
+
+
+def test_a_kernel_that_boots_only_exactly_is_no_kernel_that_does_not_boot(asked: Any) -> None:
+    _, ask = asked(b"no boot")
+    with pytest.raises(HarnessError, match=r"^--where: the guest .* is not up: no boot here$"):
+        ask()
 
 
 @pytest.mark.parametrize(
@@ -165,10 +176,24 @@ ONCE = {0: 20, 2: 980}
         (994, [], [ONCE], ONCE),
         (993, [], [ONCE], None),
         (1001, [], [ONCE], None),
+        (1000, [7000], [ONCE], ONCE),
+        (1000, [7000, 8000], [ONCE], None),
+        (1000, [7000, 8000], [{0: 1000}], {0: 1000}),
         (20_000, [20_010, 20_300], [{0: 20_003}, {0: 20_062}, {0: 20_072}, {0: 20_362}], {0: 20_062}),
         (20_000, [20_010, 20_300], [{0: 20_062}, {0: 20_003}, {0: 20_013}, {0: 20_303}], {0: 20_003}),
     ],
-    ids=["the same", "two faults", "0.5 % faults", "more", "less", "not the nearest", "the nearest"],
+    ids=[
+        "the same",
+        "two faults",
+        "0.5 % faults",
+        "more",
+        "less",
+        "half",
+        "a stray one",
+        "user space, written once",
+        "not the nearest",
+        "the nearest",
+    ],
 )
 def test_the_sample_is_the_one_beside_which_the_others_are_found(
     ticks: int, others: list[int], seen: list[dict[int, int]], chosen: dict[int, int] | None
@@ -200,7 +225,7 @@ def test_a_histogram_is_told_apart_by_the_sample_of_its_median(watch: Any) -> No
     out.write_bytes(packed({0: 9, 1: 1, 2: 30, 3: 40, 4: 22}, {0: 9, 1: 1, 2: 30, 3: 40, 4: 22}, {0: 500, 2: 500}))
     found = watched.take(reply(protect=[(100, 3), (900, 1)], overhead=[(1000, 4)], resolve=[(77, 1)]))
     functions = {"do_fault": 62, "entry_SYSCALL_64": 30, "(in no function of the image)": 1}
-    assert found == {"protect": Where(ticks=100, entry=30, functions=functions)}
+    assert found == {"protect": Where(ticks=100, entry=30, functions=functions, by=made_by())}
     assert (found["protect"].user, found["protect"].kernel) == (7, 63)
     assert out.read_bytes() == b""
     assert watched.take(reply(protect=[(100, 3)])) == {}
@@ -208,14 +233,43 @@ def test_a_histogram_is_told_apart_by_the_sample_of_its_median(watch: Any) -> No
 
 @pytest.mark.parametrize(
     "garbage",
-    [b"", b"\xff", b"[" * 1000, b'{"id": 1, "results": 7}', b'{"id": 1, "results": [{"result": [1]}]}', reply(x=[])],
-    ids=["nothing", "no UTF-8", "deep", "no results", "no object", "no samples"],
+    [
+        b"",
+        b"\xff",
+        b"[" * 1000,
+        b'{"id": 1, "results": 7}',
+        b'{"id": 1, "results": [{"result": [1]}]}',
+        reply(x=[]),
+        reply(x=[(39, 0)]),
+        reply(x=[(39, 2**63 - 1), (40, 2**63 - 1)]),
+        reply(**{"\x1b[31m": [(39, 1)]}),
+        reply(x=[(39, 1), *((one, 1) for one in range(100, 1124))]),
+        reply(overhead=[(39, 1)]),
+    ],
+    ids=[
+        "nothing",
+        "no UTF-8",
+        "deep",
+        "no results",
+        "no object",
+        "no samples",
+        "no count",
+        "too many",
+        "no name",
+        "too large",
+        "overhead",
+    ],
 )
 def test_a_reply_that_is_none_tells_nothing(watch: Any, garbage: bytes) -> None:
     """Whoever asked the probe will say what is wrong with it."""
     watched, out = watch
     out.write_bytes(packed({0: 9, 2: 30}))
     assert watched.take(garbage) == {}
+    assert out.read_bytes() == b""
+    out.write_bytes(packed({0: 9, 2: 30}))
+    assert set(watched.take(reply(**{f"h{'x' * number}": [(39, 1)] for number in range(20)}))) == {
+        f"h{'x' * number}" for number in range(16)
+    }
 
 
 def test_functions_that_are_too_many_are_not_kept_by_name(watch: Any, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -242,7 +296,7 @@ def test_the_functions_that_changed_are_told_the_largest_change_first() -> None:
     functions = {f"f{number}": 10 for number in range(20)}
     old = measured("old", 300, gone=7, same=50, more=20, **functions)
     new = measured("new", 330, same=50, more=47, **dict.fromkeys(functions, 12))
-    (moved,) = report.of_run([old, new], BOTH)
+    (moved,) = report.moved(report.changed([old, new], BOTH))
     assert moved.title == "path[munmap]: 318 -> 348"
     assert moved.rows()[:6] == [
         ("user", "41", "11", "-30"), ("entry", "5", "5", "0"), ("kernel", "272", "332", "+60"),
@@ -253,6 +307,9 @@ def test_the_functions_that_changed_are_told_the_largest_change_first() -> None:
     console.print(report.table(moved, "old", "new"))
     assert "more" in (text := console.export_text())
     assert "same" not in text
+    larger = measured("new", 400, same=50)
+    pairs = [(old, msgspec.structs.replace(one, id=f"t::test_{name}")) for name, one in (("a", new), ("b", larger))]
+    assert [one.title.partition(":")[0] for one in report.moved(pairs)] == ["b", "a"]
     page = html.render([old, new], BOTH)
     assert "path[munmap]: 318 -&gt; 348" in page
     assert "gone" in page
@@ -260,7 +317,7 @@ def test_the_functions_that_changed_are_told_the_largest_change_first() -> None:
 
 @pytest.mark.parametrize("head", [measured("new", 300, f=1), factory.record(kernel="new")], ids=["the same", "no such"])
 def test_what_did_not_change_is_not_told(head: Record) -> None:
-    assert report.of_run([measured("old", 300, f=2), head], BOTH) == []
+    assert report.changed([measured("old", 300, f=2), head], BOTH) == []
 
 
 def test_the_plugin_builds_without_a_warning() -> None:
@@ -294,5 +351,5 @@ def test_a_guest_under_the_plugin_has_the_same_figures_and_tells_where_they_are(
     assert found[0] == found[1]
     where = channel.where["histogram"]
     assert where.ticks in dict(found[0].histogram.counts)
-    assert {"change_protection", "mprotect_fixup", "entry_SYSCALL_64"} & where.functions.keys()
+    assert {"change_protection", "mprotect_fixup", "entry_SYSCALL_64"} <= where.functions.keys()
     assert 0 < where.user < 200 < where.entry + 100 < where.kernel

@@ -80,7 +80,7 @@ _SHOWN = 10  # samples whose functions are shown
     "guests",
     type=click.IntRange(1, 64),
     metavar="N",
-    help="Exact: guests at once; no figure depends on it. Default: as many as there are CPUs.",
+    help="Guests of exact tests at once: no figure depends on it. Default: as many as there are CPUs and memory for.",
 )
 @click.option(
     "--where", is_flag=True, help="Exact: tell also which functions changed. Takes half as long again; give -k, too."
@@ -130,13 +130,16 @@ def compare_command(
     if found.changes:
         view.console.print()
         view.console.print(changes.table(found.changes, found.baseline, found.kernel), highlight=False)
-    moved = functions.of_run(folder.ordered(), folder.manifest()) if where and found.changes else []
+    changed = functions.changed(folder.ordered(), folder.manifest()) if where and found.changes else []
+    moved = functions.moved(changed)
     for one in moved[:_SHOWN]:
         view.console.print()
         view.console.print(Text(one.title, "bold"))  # as a table's it would be folded to the table's width
         view.console.print(functions.table(one, found.baseline, found.kernel), highlight=False)
     if len(moved) > _SHOWN:
-        view.note(f"{len(moved) - _SHOWN} more changed samples: choose some with -k, or have all with --json")
+        view.note(f"{len(moved) - _SHOWN} more changed samples, smaller: choose with -k, or see the report or --json")
+    if lost := [new.id for old, new in changed if not old.where.keys() & new.where.keys()]:
+        view.note(f"{len(lost)} changed paths whose sample was not found, such as {lost[0]}")
     for text in _notes(found):
         view.note(text)
     told: dict[str, Any] = {

@@ -89,7 +89,7 @@ def checked_memory(size: str) -> str:
     "guests",
     type=click.IntRange(1, 64),
     metavar="N",
-    help="Guests of exact tests at once: no figure depends on it. Default: as many as there are CPUs.",
+    help="Guests of exact tests at once: no figure depends on it. Default: as many as there are CPUs and memory for.",
 )
 @click.option(
     "--bisect",

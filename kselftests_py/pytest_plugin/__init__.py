@@ -285,6 +285,7 @@ def pytest_runtest_setup(item: pytest.Item) -> None:
     item.stash[STATION] = station
     assert station.channel is not None
     station.channel.deadline = time.monotonic() + run.bench.settings.test_timeout
+    station.channel.where = {}
     assert target.capabilities is not None
     for mark in item.iter_markers("needs"):
         for name in mark.args:

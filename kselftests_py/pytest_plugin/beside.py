@@ -24,7 +24,7 @@ from typing import Any
 
 import pytest
 
-from kselftests_py.errors import BootError, HarnessError
+from kselftests_py.errors import BootError, HarnessError, KstError
 from kselftests_py.pytest_plugin.judge import record
 from kselftests_py.pytest_plugin.keys import ERRORS, RUN
 from kselftests_py.pytest_plugin.session import Run
@@ -36,6 +36,10 @@ _TIDYING = 20.0  # seconds for a process to stop its guest
 _PR_SET_PDEATHSIG = 1  # include/uapi/linux/prctl.h
 
 
+class _Gone(KeyboardInterrupt):
+    """Nobody listens any more; pytest lets it pass, as it does Ctrl-C."""
+
+
 class _Teller:
     """What a forked process has in place of a ``Listener``: each event goes to the process that it is of."""
 
@@ -43,7 +47,18 @@ class _Teller:
         self._connection = connection
 
     def tell(self, *event: Any) -> None:
-        self._connection.send(event)
+        try:
+            self._connection.send(event)
+        except OSError:
+            raise _Gone from None
+
+    def hear(self) -> int | None:
+        """The number of the next test, if there is one."""
+        try:
+            number: int | None = self._connection.recv()
+        except (EOFError, OSError):
+            raise _Gone from None
+        return number
 
     def note(self, text: str) -> None:
         self.tell("note", text)
@@ -55,18 +70,19 @@ class _Teller:
         raise AssertionError("who publishes a record tells of it")
 
 
-def _work(session: pytest.Session, items: Sequence[pytest.Item], target: Target, connection: Connection) -> None:
+def _work(session: pytest.Session, items: Sequence[pytest.Item], target: Target, teller: _Teller) -> None:
     """Run the tests whose numbers come, until one of them is none."""
     run = session.config.stash[RUN]
-    teller = _Teller(connection)
-    run.listener, run.bench.note = teller, teller.note
-    run.bench.up = lambda entry, info: teller.tell("up", info, entry.capabilities)
-    run.publish = lambda _, records: teller.tell("finished", records)
-    while (number := connection.recv()) is not None:
-        item = items[number]
+
+    def publish(_: Target, records: list[Record]) -> None:
         if target.broken is not None:
             teller.tell("broken", isinstance(target.broken, BootError), str(target.broken))
-        session.config.hook.pytest_runtest_protocol(item=item, nextitem=None)
+        teller.tell("finished", records)
+
+    run.listener, run.bench.note, run.publish = teller, teller.note, publish
+    run.bench.up = lambda entry, info: teller.tell("up", info, entry.capabilities)
+    while (number := teller.hear()) is not None:
+        session.config.hook.pytest_runtest_protocol(item=items[number], nextitem=None)
 
 
 def _process(
@@ -74,16 +90,21 @@ def _process(
 ) -> None:
     """``_work``, which ends with its *parent*, and stops its guest however it ends."""
     ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)  # which is a KeyboardInterrupt here, see run.py
+    teller = _Teller(connection)
     try:
         try:
             if os.getppid() == parent:
-                _work(session, items, target, connection)
+                _work(session, items, target, teller)
         finally:
             for number in (signal.SIGINT, signal.SIGTERM):  # Ctrl-C reaches all, and then we are asked to end
                 signal.signal(number, signal.SIG_IGN)
             session.config.stash[RUN].bench.close()
-    except (KeyboardInterrupt, EOFError, OSError):
-        os._exit(1)  # interrupted, or nobody listens: that is told elsewhere
+    except KeyboardInterrupt:
+        os._exit(1)  # that is told elsewhere
+    except (KstError, OSError) as error:
+        with contextlib.suppress(_Gone):
+            teller.note(f"{target.label}: {error}")
+        os._exit(1)
 
 
 @dataclass
@@ -91,7 +112,7 @@ class _Worker:
     target: Target
     process: BaseProcess
     connection: Connection
-    item: pytest.Item | None = None
+    number: int | None = None  # of the test that it runs
     began: float = 0.0
 
 
@@ -112,6 +133,7 @@ class _Floor:
             label for share in range(0, most, _SHARE) for label, numbers in self._left.items() if share < len(numbers)
         )
         self._workers: dict[Connection, _Worker] = {}
+        self._up: set[str] = set()  # kernels that were seen to boot
 
     def run(self) -> None:
         try:
@@ -131,9 +153,12 @@ class _Floor:
         """Fork as many processes as there may be, where they are worth a boot."""
         while self._starts and len(self._workers) < self._run.guests:
             label = self._starts.popleft()
-            left, served = len(self._left[label]), any(one.target.label == label for one in self._workers.values())
-            if left >= (_SHARE if served else 1):
+            if len(self._left[label]) >= (_SHARE if self._served(label) else 1):
                 self._fork(self._targets[label])
+
+    def _served(self, label: str) -> int:
+        """How many processes there are for that kernel."""
+        return sum(one.target.label == label for one in self._workers.values())
 
     def _fork(self, target: Target) -> None:
         context = multiprocessing.get_context("fork")
@@ -150,11 +175,10 @@ class _Floor:
     def _next(self, worker: _Worker) -> None:
         """Hand it a test, or let it end."""
         left = self._left[worker.target.label]
-        number = left.popleft() if left else None
-        worker.item, worker.began = None if number is None else self._items[number], time.monotonic()
+        worker.number, worker.began = left.popleft() if left else None, time.monotonic()
         with contextlib.suppress(OSError):  # it is gone: its connection says so next
-            worker.connection.send(number)
-        if number is None:
+            worker.connection.send(worker.number)
+        if worker.number is None:
             self._join(worker)
 
     def _hear(self, worker: _Worker) -> None:
@@ -170,19 +194,32 @@ class _Floor:
             listener.test_started(*about)
         elif what == "up":
             info, capabilities = about
+            self._up.add(target.label)
             target.entry.capabilities = capabilities
             self._run.bench.up(target.entry, info)
         elif what == "broken":
-            of_kernel, why = about
-            target.broken = (BootError if of_kernel else HarnessError)(why)
+            self._broken(worker, *about)
         else:
             self._run.publish(target, about[0])
             self._next(worker)
 
+    def _broken(self, worker: _Worker, of_kernel: bool, why: str) -> None:
+        """Its guest does not come up. Where another one serves the kernel, that has its test, and nothing is lost."""
+        label = worker.target.label
+        if self._served(label) > 1 and worker.number is not None:
+            self._run.listener.note(f"{label}: goes on with a guest less: {why}")
+            self._left[label].appendleft(worker.number)
+            with contextlib.suppress(OSError):
+                worker.connection.send(None)
+            self._join(worker)
+        elif label not in self._up:
+            worker.target.broken = (BootError if of_kernel else HarnessError)(why)
+
     def _lost(self, worker: _Worker) -> None:
         """Its test is a MISS, and the others need another process."""
         self._join(worker)
-        if (item := worker.item) is not None:
+        if worker.number is not None:
+            item = self._items[worker.number]
             error = HarnessError(f"the process that it ran in ended ({worker.process.exitcode})")
             item.stash.setdefault(ERRORS, []).append(error)
             self._run.publish(worker.target, [record(item, worker.target, None, worker.began, None)])

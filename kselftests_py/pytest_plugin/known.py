@@ -19,6 +19,7 @@ from kselftests_py.pytest_plugin.names import test_id
 from kselftests_py.pytest_plugin.session import Run
 from kselftests_py.pytest_plugin.station import Target
 from kselftests_py.results import Outcome, Record, history
+from kselftests_py.where import made_by
 
 SUITE = "latency"
 
@@ -55,6 +56,13 @@ def remember(run: Run, target: Target, record: Record) -> None:
         history.remember(target.entry, how(memory), run.manifest.started, record)
 
 
+def _told_apart(record: Record) -> bool:
+    """Whether it is known which functions its instructions are in, by what tells them apart now."""
+    if record.outcome is Outcome.SKIP:
+        return True
+    return bool(record.where) and all(one.by == made_by() for one in record.where.values())
+
+
 def recall(run: Run, wanted: Sequence[tuple[pytest.Item, Target]]) -> list[pytest.Item]:
     """Write to the run's folder what is known of *wanted*, exact tests and their kernels; gives the tests written.
 
@@ -70,7 +78,7 @@ def recall(run: Run, wanted: Sequence[tuple[pytest.Item, Target]]) -> list[pytes
             (item, record)
             for item in items
             if (record := before.records.get(test_id(item, target.label)))
-            and (record.where or record.outcome is Outcome.SKIP or not run.bench.settings.where)
+            and (not run.bench.settings.where or _told_apart(record))
         ]
         if not known:
             continue

@@ -141,7 +141,6 @@ class Station:
             self.machine.rewind()
         except ChannelError as error:
             raise self.machine.diagnose(error) from error
-        self.channel.where = {}
         # Its requests are numbered anew: their length is a part of what the probe does.
         self.lab = Lab(self.channel)
         self.subject = Subject(self.lab, self.subject.handle, self.subject.pid)

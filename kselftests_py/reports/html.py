@@ -65,7 +65,7 @@ def render(records: list[Record], manifest: Manifest) -> str:
         stages=list(waterfall.STAGES.values()),
         changes=[(change, changes.row(change)) for change in changes_of_run(records, manifest)],
         change_headings=[*(entry.label for entry in pair(manifest) or ()), *changes.HEADINGS],
-        moved=where.of_run(records, manifest),
+        moved=where.moved(where.changed(records, manifest)),
         moved_headings=[*(entry.label for entry in pair(manifest) or ()), where.MORE],
         origins=[text for text in (relation(manifest), changes.configurations(manifest.config_differences)) if text],
         shifts=_shifts(records, manifest),

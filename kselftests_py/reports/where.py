@@ -50,20 +50,26 @@ class Moved(msgspec.Struct, frozen=True):
         return [_row(*one) for one in shown]
 
 
-def of_run(records: Sequence[Record], manifest: Manifest) -> list[Moved]:
-    """Every sample that is known of both kernels of a run, of tests in which a figure changed by more than noise."""
+def changed(records: Sequence[Record], manifest: Manifest) -> list[tuple[Record, Record]]:
+    """Base and head of each test in which a figure changed by more than noise."""
     both = pair(manifest)
     if both is None:
         return []
     base, head = (of_kernel(records, entry) for entry in both)
     before = {record.id: record for record in base}
-    return [
-        Moved(record.id, name, old.where[name], where)
-        for record in head
-        if (old := before.get(record.id)) and any(one.verdict != "same" for one in changes([old], [record]))
-        for name, where in record.where.items()
+    pairs = [(before[record.id], record) for record in head if record.id in before]
+    return [(old, new) for old, new in pairs if any(one.verdict != "same" for one in changes([old], [new]))]
+
+
+def moved(pairs: Sequence[tuple[Record, Record]]) -> list[Moved]:
+    """Every sample that is known of both; the largest change first."""
+    found = [
+        Moved(new.id, name, old.where[name], where)
+        for old, new in pairs
+        for name, where in new.where.items()
         if name in old.where
     ]
+    return sorted(found, key=lambda one: -abs(one.head.ticks - one.base.ticks))
 
 
 def table(one: Moved, base: str, head: str) -> Table:

@@ -85,6 +85,7 @@ class Where(msgspec.Struct, frozen=True, kw_only=True):
         Meta(ge=0, description="those of `functions` in .entry.text and .noinstr.text: entry and exit, memcpy, memset"),
     ] = 0
     functions: Annotated[dict[str, int], Meta(description="instructions in each function of the kernel")] = {}
+    by: Annotated[str, Meta(description="digest of what told them apart")] = ""
 
     @property
     def kernel(self) -> int:

@@ -13,18 +13,21 @@ import filelock
 import msgspec
 
 from kselftests_py import kept
-from kselftests_py.errors import HarnessError
+from kselftests_py.errors import BootError, HarnessError
 from kselftests_py.kernels import KernelImage
+from kselftests_py.kernels.image import file_digest
 from kselftests_py.lab.build import agent
 from kselftests_py.machines.guest import GuestOptions
 from kselftests_py.machines.vng import VngGuest
 from kselftests_py.paths import cache_dir
 
-_TEXT = 0xFFFF_FFFF_8100_0000  # where _text is with nokaslr (arch/x86/include/asm/page_64_types.h)
+# Where _text is with nokaslr: __START_KERNEL (arch/x86/include/asm/page_64_types.h).
+_MAP = 0xFFFF_FFFF_8000_0000
+_START = "0x1000000"  # CONFIG_PHYSICAL_START, where nobody chose it
 _SPAN = 1 << 30  # more is no kernel's
 _MAX = 32 << 20  # bytes of text
 _PIECE = 48_000  # of it in one answer of the guest's shell, which has 64 KiB
-_LINE = re.compile(r"(ffffffff[0-9a-f]{8}) [tT] ([A-Za-z0-9_.$]{1,200})")
+_LINE = re.compile(r"(ffffffff[0-9a-f]{8}) [tTwW] ([A-Za-z0-9_.$]{1,200})")
 _ENTRY = ("__entry_text_start", "__entry_text_end"), ("__noinstr_text_start", "__noinstr_text_end")
 _CLONE = re.compile(r"\.(isra|constprop|part|cold|llvm|lto_priv)\b.*")
 _ROOM = "functions"
@@ -44,8 +47,9 @@ class Functions(msgspec.Struct, frozen=True):
         return any(begin <= self.addresses[number] < end for begin, end in self.entry)
 
 
-def parse(text: str) -> Functions:
-    """The functions in *text*, lines of /proc/kallsyms, at the addresses that they have with nokaslr.
+def parse(text: str, start: str = _START) -> Functions:
+    """The functions in *text*, lines of /proc/kallsyms, at the addresses that they have with nokaslr, *start* being the
+    kernel's CONFIG_PHYSICAL_START.
 
     One that has several names goes by the shortest; what the compiler cut off a function or made a copy of
     (``.cold``, ``.isra.0``) goes by the name of the function, so that it is found in another kernel.
@@ -59,12 +63,11 @@ def parse(text: str) -> Functions:
     base, end = at.get("_text", at.get("_stext")), at.get("_etext")
     if base is None or end is None or not 0 < end - base < _SPAN:
         raise ValueError("no _text and _etext in /proc/kallsyms")
-    moved = {address - base + _TEXT: names for address, names in found.items() if base <= address < end}
+    by = _MAP + int(start, 16) - base
+    moved = {address + by: names for address, names in found.items() if base <= address < end}
     order = sorted(moved)
-    entry = [
-        (at[begin] - base + _TEXT, at[stop] - base + _TEXT) for begin, stop in _ENTRY if {begin, stop} <= at.keys()
-    ]
-    return Functions([*order, end - base + _TEXT], [_name(moved[address]) for address in order], entry)
+    entry = [(at[begin] + by, at[stop] + by) for begin, stop in _ENTRY if {begin, stop} <= at.keys()]
+    return Functions([*order, end + by], [_name(moved[address]) for address in order], entry)
 
 
 def _name(names: set[str]) -> str:
@@ -78,11 +81,12 @@ def of_kernel(image: KernelImage, console: Callable[[], Path], note: Callable[[s
     """
     (folder := cache_dir() / _ROOM).mkdir(parents=True, exist_ok=True)
     with filelock.FileLock(folder / f"{image.digest}.lock"):
-        known = kept.recall(_ROOM, image.digest, Functions)
+        name = kept.key([image.digest, file_digest(Path(__file__))])
+        known = kept.recall(_ROOM, name, Functions)
         if known is None:
             note(f"{image.label}: asking where its functions are")
             known = _asked(image, console, note)
-            kept.remember(_ROOM, image.digest, known)
+            kept.remember(_ROOM, name, known)
     return known
 
 
@@ -90,7 +94,7 @@ def _asked(image: KernelImage, console: Callable[[], Path], note: Callable[[str]
     guest = VngGuest(image, agent(), console, GuestOptions(), note)
     try:
         guest.start()
-        guest.run("grep ' [tT] [^ ]*$' /proc/kallsyms | gzip > /tmp/functions", 60)
+        guest.run("grep ' [tTwW] [^ ]*$' /proc/kallsyms | gzip > /tmp/functions", 60)
         packed = b""
         while len(packed) < _MAX:
             piece = f"dd if=/tmp/functions bs={_PIECE} skip={len(packed) // _PIECE} count=1 2>/dev/null | base64"
@@ -98,7 +102,10 @@ def _asked(image: KernelImage, console: Callable[[], Path], note: Callable[[str]
             packed += got
             if len(got) < _PIECE:
                 break
-        return parse(zlib.decompressobj(16 + zlib.MAX_WBITS).decompress(packed, _MAX).decode("ascii", "replace"))
+        text = zlib.decompressobj(16 + zlib.MAX_WBITS).decompress(packed, _MAX).decode("ascii", "replace")
+        return parse(text, image.config_value("CONFIG_PHYSICAL_START") or _START)
+    except BootError as error:
+        raise HarnessError(f"--where: the guest that is to tell where functions are is not up: {error}") from None
     except (ValueError, zlib.error, binascii.Error) as error:
         raise HarnessError(
             f"{image.spec}: its guest does not tell where functions are ({error}); build it with CONFIG_KALLSYMS"

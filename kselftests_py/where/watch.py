@@ -3,37 +3,48 @@
 from __future__ import annotations
 
 import contextlib
+import re
 import struct
 import subprocess
 import tempfile
 from collections import Counter
 from collections.abc import Iterator, Sequence
+from functools import cache
+from itertools import islice
 from pathlib import Path
 
 import msgspec
 from filelock import FileLock
 
+from kselftests_py import kept
 from kselftests_py.errors import HarnessError
 from kselftests_py.kernels.image import file_digest
 from kselftests_py.lab.replies import Histogram, Reply
-from kselftests_py.measure import percentile
+from kselftests_py.measure import percentile, samples
 from kselftests_py.paths import cache_dir, data_dir
 from kselftests_py.results import Where
+from kselftests_py.where import functions as listed
 from kselftests_py.where.functions import Functions
 
 Counts = Sequence[tuple[int, int]]
 
 _FLAGS = ["-O2", "-Wall", "-Wextra", "-Werror", "-std=gnu11", "-shared", "-fPIC"]
-_ELSEWHERE, _FIRST = 1, 2  # places, see where.c; 0 is user space
+_USER, _ELSEWHERE, _FIRST = 0, 1, 2  # places, see where.c
 _NOWHERE = "(in no function of the image)"  # a module's, or code made at run time
 _MOST = 2_000  # functions of a sample that are kept by name
 _OTHERS = "(others)"
+_OVERHEAD = "overhead"  # the histogram of clock readings
+_HISTOGRAMS, _VALUES = 16, 1024  # of a reply, and in one of them: more than the suites have
 _RETRIED = 0.005  # the share of a sample that may have begun twice
+
+
+def _source() -> Path:
+    return data_dir("vm_images") / "qemu" / "where.c"
 
 
 def plugin() -> Path:
     """The plugin, compiled; :raises HarnessError: it cannot be."""
-    source = data_dir("vm_images") / "qemu" / "where.c"
+    source = _source()
     built = cache_dir() / "probe" / f"where-{file_digest(source)[:24]}.so"
     built.parent.mkdir(parents=True, exist_ok=True)
     with FileLock(f"{built}.lock"):
@@ -63,18 +74,28 @@ def sample(ticks: int, histogram: Counts, seen: list[dict[int, int]]) -> dict[in
     """That of *seen* which is the sample of *ticks* instructions in *histogram*, or None.
 
     QEMU's clock counts an instruction that faults once, the plugin twice. So it has more of each sample by their
-    number, which is the same for all of them: the one with which the most samples are found again.
+    number, which is the same for all of them: the one with which the most samples are found again, and at least half of
+    them; but of those that were all in user space the plugin wrote one.
     """
     totals = Counter(sum(one.values()) for one in seen)
     found = {
-        total - ticks: sum(min(count, totals[int(value) + total - ticks]) for value, count in histogram)
+        total - ticks: sum(min(count, totals[value + total - ticks]) for value, count in histogram)
         for total in totals
         if 0 <= total - ticks <= 2 + _RETRIED * ticks
     }
     if not found:
         return None
     retried = min(found, key=lambda more: (-found[more], more))
-    return next(one for one in seen if sum(one.values()) == ticks + retried)
+    chosen = next(one for one in seen if sum(one.values()) == ticks + retried)
+    enough = 2 * found[retried] >= samples(histogram) or chosen.keys() == {_USER}
+    return chosen if enough else None
+
+
+@cache
+def made_by() -> str:
+    """Digest of what tells functions apart: what another has told is not taken for the same."""
+    parts = [_source(), Path(__file__), Path(str(listed.__file__))]
+    return kept.key(map(file_digest, parts))[:16]
 
 
 class Watch:
@@ -89,38 +110,43 @@ class Watch:
 
     def take(self, reply: bytes) -> dict[str, Where]:
         """Of each histogram in *reply*, the probe's answer to what ran last: where its median's instructions are."""
-        seen = list(intervals(self._out.read_bytes()))
+        found = {}
+        try:
+            asked = list(islice(_histograms(reply), _HISTOGRAMS))
+            seen = list(intervals(self._out.read_bytes())) if asked else []
+            for name, counts in asked:
+                ticks = int(percentile(counts, 50))
+                if (places := sample(ticks, counts, seen)) is not None:
+                    found[name] = self._where(ticks, places)
+        except (msgspec.MsgspecError, ValueError, IndexError):
+            pass  # no reply, or no histogram: whoever asked will say so
         with self._out.open("r+b") as file:
             file.truncate()
-        found = {}
-        with contextlib.suppress(msgspec.MsgspecError, UnicodeDecodeError):  # no reply: whoever asked will say so
-            for name, histogram in _histograms(reply):
-                ticks = int(percentile(histogram.counts, 50)) if histogram.counts else 0
-                if name != "overhead" and (places := sample(ticks, histogram.counts, seen)) is not None:
-                    found[name] = self._where(ticks, places)
         return found
 
     def _where(self, ticks: int, places: dict[int, int]) -> Where:
-        functions: Counter[str] = Counter()
+        counted: Counter[str] = Counter()
         entry = 0
         for place, count in places.items():
             if place >= _FIRST:
-                functions[self._functions.names[place - _FIRST]] += count
+                counted[self._functions.names[place - _FIRST]] += count
                 entry += count * self._functions.is_entry(place - _FIRST)
             elif place == _ELSEWHERE:
-                functions[_NOWHERE] += count
-        kept = dict(functions.most_common(_MOST))
-        if rest := functions.total() - sum(kept.values()):
-            kept[_OTHERS] = rest
-        return Where(ticks=ticks, entry=entry, functions=kept)
+                counted[_NOWHERE] += count
+        named = dict(counted.most_common(_MOST))
+        if rest := counted.total() - sum(named.values()):
+            named[_OTHERS] = rest
+        return Where(ticks=ticks, entry=entry, functions=named, by=made_by())
 
     def close(self) -> None:
         self._folder.cleanup()
 
 
-def _histograms(reply: bytes) -> Iterator[tuple[str, Histogram]]:
+def _histograms(reply: bytes) -> Iterator[tuple[str, Counts]]:
     """Each histogram in a reply of the probe's, by its name there (docs/probe-protocol.md)."""
     for item in msgspec.json.decode(reply, type=Reply).results or ():
         for name, raw in msgspec.json.decode(bytes(item.result) or b"{}", type=dict[str, msgspec.Raw]).items():
             with contextlib.suppress(msgspec.MsgspecError):
-                yield name, msgspec.json.decode(raw, type=Histogram)
+                counts = msgspec.json.decode(raw, type=Histogram).counts
+                if name != _OVERHEAD and re.fullmatch(r"[a-z_]{1,32}", name) and 0 < len(counts) <= _VALUES:
+                    yield name, counts

@@ -7,7 +7,7 @@
  * "functions" has the addresses at which the kernel's functions begin, 64 bits each, ascending; the last is where the
  * last one ends. At each RDTSC in user space the plugin appends to "out", 64 bits each: how many places follow, then each
  * place and how many instructions began there since the last RDTSC. Place 0 is user space, 1 what is in no function,
- * 2 the first function, ...; nothing is written above 256 MiB, or if all were in user space and as many as before. An
+ * 2 the first function, ...; nothing is written above 32 MiB, or if all were in user space and as many as before. An
  * instruction that faults and is retried began twice.
  */
 #include <fcntl.h>
@@ -36,7 +36,7 @@ void qemu_plugin_register_vcpu_insn_exec_inline(struct qemu_plugin_insn *insn, i
 __attribute__((visibility("default"))) int qemu_plugin_version = 1;
 
 enum { USER, ELSEWHERE, FIRST };
-enum { MOST = 256 << 20 };
+enum { MOST = 32 << 20 };
 struct entry {
 	uint64_t place, count;
 };
