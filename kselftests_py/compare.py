@@ -72,7 +72,8 @@ def between(folder: RunFolder, allowed: float | None) -> Comparison:
     both = pair(manifest)
     if both is None:
         raise HarnessError(f"{folder.path}: not a run of one kernel and one baseline; give kst run both")
-    base, head = (of_kernel(folder.ordered(), entry) for entry in both)
+    records = folder.ordered()
+    base, head = (of_kernel(records, entry) for entry in both)
     found = changes(base, head)
     if not found:
         raise HarnessError(

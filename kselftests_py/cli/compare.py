@@ -14,7 +14,7 @@ from rich.text import Text
 
 from kselftests_py import compare, compare_wall, run
 from kselftests_py.cli.errors import EPILOG, one_line_errors
-from kselftests_py.cli.run import checked_memory
+from kselftests_py.cli.run import checked_memory, guests_option
 from kselftests_py.errors import UsageError
 from kselftests_py.reports import changes, shifts
 from kselftests_py.reports import where as functions
@@ -75,13 +75,7 @@ _SHOWN = 10  # samples whose functions are shown
     metavar="DIR",
     help="Run folder; must be new or empty. Default: kst-runs/<time>.",
 )
-@click.option(
-    "--jobs",
-    "guests",
-    type=click.IntRange(1, 64),
-    metavar="N",
-    help="Guests of exact tests at once: no figure depends on it. Default: as many as there are CPUs and memory for.",
-)
+@guests_option
 @click.option(
     "--where", is_flag=True, help="Exact: tell also which functions changed. Takes half as long again; give -k, too."
 )

@@ -26,6 +26,15 @@ def checked_memory(size: str) -> str:
     return size
 
 
+guests_option = click.option(
+    "--jobs",
+    "guests",
+    type=click.IntRange(1, 64),
+    metavar="N",
+    help="Guests of exact tests at once: no figure depends on it. Default: as many as there are CPUs and memory for.",
+)
+
+
 @click.command("run", cls=bisect.Bisectable, epilog=f"{EPILOG} {bisect.EPILOG}")
 @click.option(
     "--kernel",
@@ -84,13 +93,7 @@ def checked_memory(size: str) -> str:
 @click.option(
     "--reuse", is_flag=True, help="Take exact figures measured before, of the same kernel in the same way, as they are."
 )
-@click.option(
-    "--jobs",
-    "guests",
-    type=click.IntRange(1, 64),
-    metavar="N",
-    help="Guests of exact tests at once: no figure depends on it. Default: as many as there are CPUs and memory for.",
-)
+@guests_option
 @click.option(
     "--bisect",
     "bisecting",
@@ -148,8 +151,8 @@ def run_command(
         verdict = of_commit(folder.ordered(), folder.manifest())
     if as_json:
         told = {"verdict": verdict.word, "why": verdict.why, "exit_code": verdict.exit_code, "run": str(folder.path)}
-        click.echo(msgspec.json.encode({**told, "counts": counts(folder.ordered())}))
-    all_skipped = verdict.word == NOTHING_TESTED and folder.ordered()
+        click.echo(msgspec.json.encode({**told, "counts": counts(folder.records())}))
+    all_skipped = verdict.word == NOTHING_TESTED and folder.records()
     sys.exit(bisect.SKIP if bisecting and all_skipped else verdict.exit_code)
 
 
