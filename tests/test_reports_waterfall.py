@@ -33,6 +33,16 @@ def test_a_row_has_the_stages_in_their_order_and_their_sum():
     assert all(row.stages == list(COSTS.values()) and row.total == 15190 for row in falls.rows)
 
 
+def test_rows_are_in_the_same_order_whichever_record_came_first():
+    """WP beside RWP, reads before writes: guests that run at once end their tests as chance has it."""
+    cases = [("wp", "write", "anon"), ("rwp", "read", "anon"), ("rwp", "read", "shmem"), ("rwp", "write", "anon")]
+    records = [fall(protection, access=access, kind=kind) for protection, access, kind in reversed(cases)]
+    [falls] = waterfall.build(records, factory.manifest())
+    assert [row.title.split(" ", 1)[1] for row in falls.rows] == [
+        f"{protection.upper()} {kind} {access}" for protection, access, kind in cases
+    ]
+
+
 def test_of_several_blocks_the_median_is_shown():
     blocks = [fall(), fall(), fall()]
     for block, trap in zip(blocks, (1.0, 7.0, 5.0), strict=True):

@@ -252,14 +252,19 @@ def _row_key(metric: Metric) -> tuple[tuple[str, str, str, str], str]:
     return (path, delivery, kind, access), one_line(" ".join([metric.name, *rest]))
 
 
+def place_of(label: str) -> tuple[int, str]:
+    """To sort a label's values by: WP before RWP, read before write; others by the alphabet, after them."""
+    return _ORDER.get(label, len(_ORDER)), label
+
+
 def _row_order(item: tuple[tuple[tuple[str, str, str, str], str], object]) -> tuple[object, ...]:
     labels, name = item[0]
-    return (*((_ORDER.get(label, len(_ORDER)), label) for label in labels), name)
+    return (*map(place_of, labels), name)
 
 
-def _column_key(column: Column, kernels: Sequence[str]) -> tuple[int, int, str]:
+def _column_key(column: Column, kernels: Sequence[str]) -> tuple[int, tuple[int, str]]:
     place = kernels.index(column.kernel) if column.kernel in kernels else len(kernels)
-    return place, _ORDER.get(column.protection, len(_ORDER)), column.protection
+    return place, place_of(column.protection)
 
 
 def _cell(metrics: Sequence[Metric], *, counted: bool) -> Cell:

@@ -8,7 +8,7 @@ from collections.abc import Iterable
 
 import msgspec
 
-from kselftests_py.reports.comparison import WATERFALL, may_print, short_names
+from kselftests_py.reports.comparison import WATERFALL, may_print, place_of, short_names
 from kselftests_py.reports.text import one_line
 from kselftests_py.results import Manifest, Record
 
@@ -43,24 +43,31 @@ class Falls(msgspec.Struct, frozen=True):
 
 def build(records: Iterable[Record], manifest: Manifest) -> list[Falls]:
     """Exact figures, then wall ones where they mean something; nothing for a run with negative controls."""
-    found: dict[tuple[str, str], dict[str, dict[str, list[float]]]]
+    found: dict[tuple[str, str], dict[tuple[str, ...], dict[str, list[float]]]]
     found = defaultdict(lambda: defaultdict(lambda: defaultdict(list)))
-    short = short_names(entry.label for entry in manifest.kernels)
+    labels = [entry.label for entry in manifest.kernels]
+    short = short_names(labels)
     for record in records if not manifest.options.get("controls") else ():
         for metric in (one for one in record.metrics if one.labels.get("path") == WATERFALL):
             if not may_print(metric, record.kernel, manifest):
                 continue
-            labels = metric.labels
-            who = [short.get(record.kernel, record.kernel), labels.get("protection", "").upper()]
-            title = one_line(" ".join([*who, labels.get("kind", ""), labels.get("access", "")]))
-            found[metric.mode, metric.unit][title][labels.get("stage", "")].append(metric.value)
+            of = (record.kernel, *(metric.labels.get(label, "") for label in ("protection", "access", "kind")))
+            found[metric.mode, metric.unit][of][metric.labels.get("stage", "")].append(metric.value)
+
+    def place(row: tuple[tuple[str, ...], object]) -> tuple[object, ...]:
+        kernel, *rest = row[0]
+        return (labels.index(kernel) if kernel in labels else len(labels), *map(place_of, rest))
+
+    def title(kernel: str, protection: str, access: str, kind: str) -> str:
+        return one_line(f"{short.get(kernel, kernel)} {protection.upper()} {kind} {access}")
+
     return [
         Falls(f"{'Exact' if mode == 'exact' else 'Wall time'}: {one_line(unit)}", rows)
         for (mode, unit), falls in sorted(found.items())
         if (
             rows := [
-                Fall(title, [statistics.median(stages[stage]) for stage in STAGES])
-                for title, stages in falls.items()
+                Fall(title(*of), [statistics.median(stages[stage]) for stage in STAGES])
+                for of, stages in sorted(falls.items(), key=place)
                 if stages.keys() >= STAGES.keys()
             ]
         )
