@@ -80,22 +80,13 @@ def test_a_kernel_that_never_comes_up_is_told_with_its_last_words(
     assert f"within 120 s; {told} (console: " in str(raised.value)
 
 
-@pytest.mark.parametrize(
-    ("said", "why"),
-    [
-        ("cannot configure icount, TCG support not available", "exact mode needs TCG"),
-        ("Could not load plugin where.so: plugin requires API version 1, but this QEMU", "the plugin of --where"),
-    ],
-)
 def test_a_qemu_that_cannot_count_instructions_is_the_environments_fault(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, said: str, why: str
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    told = guest(tmp_path, [], GuestOptions(qemu=("-plugin", "file=where.so")))
-    monkeypatch.setattr(told, "_text", lambda: f"qemu-system-x86_64: {said}")
+    told = guest(tmp_path, [])
+    monkeypatch.setattr(told, "_text", lambda: "qemu-system-x86_64: cannot configure icount, TCG support not available")
     failure = told._boot_failure()
     assert type(failure) is HarnessError
-    assert why in str(failure)
-    for other in ("qemu-system-x86_64: -m 1X: bad size", "error: the kernel speaks of a plugin"):
-        without = guest(tmp_path, [])
-        monkeypatch.setattr(without, "_text", lambda other=other: other)
-        assert isinstance(without._boot_failure(), NeverUp)
+    assert "exact mode needs TCG" in str(failure)
+    monkeypatch.setattr(told, "_text", lambda: "qemu-system-x86_64: -m 1X: bad size")
+    assert isinstance(told._boot_failure(), NeverUp)

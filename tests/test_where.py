@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import gzip
+import os
 import random
 import struct
 from collections.abc import Callable, Sequence
@@ -29,7 +30,7 @@ from kselftests_py.reports import where as report
 from kselftests_py.results import KernelEntry, Manifest, Metric, Record, Where
 from kselftests_py.where import Functions, Watch, made_by, of_kernel
 from kselftests_py.where.functions import parse
-from kselftests_py.where.watch import intervals, plugin, sample
+from kselftests_py.where.watch import INTERFACES, compiled, intervals, sample
 
 pytest_plugins = ["machines_fixtures"]
 KALLSYMS = """\
@@ -211,8 +212,45 @@ def reply(**histograms: Sequence[tuple[int, int]]) -> bytes:
     return msgspec.json.encode({"id": 1, "results": [{"result": result | {"faults": 3}}]})
 
 
+REFUSED = "qemu-system-x86_64: -plugin: could not load plugin: it requires API version 3 but this supports only 1"
+
+
+def fake_qemu(folder: Path, monkeypatch: pytest.MonkeyPatch, takes: str) -> None:
+    """A QEMU that takes the plugin whose options match the shell pattern *takes*."""
+    program = folder / "qemu-system-x86_64"
+    program.write_text(f'#!/bin/sh\ncase "$*" in {takes}) ;; *) echo "{REFUSED}" >&2; exit 1 ;; esac\n')
+    program.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{folder}:{os.environ['PATH']}")
+
+
+@pytest.mark.parametrize("interface", INTERFACES)
+def test_the_plugin_is_the_one_that_this_qemu_takes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, interface: int
+) -> None:
+    fake_qemu(tmp_path, monkeypatch, f"*-plugin*-{interface}.so,functions=*,out=*")
+    watch = Watch(FUNCTIONS)
+    watch.close()
+    assert str(compiled(interface)) in watch.options[1]
+
+
+def test_a_qemu_that_takes_no_plugin_is_told_in_its_own_words(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    fake_qemu(tmp_path, monkeypatch, "nothing")
+    with pytest.raises(HarnessError) as told:
+        Watch(FUNCTIONS)
+    assert str(told.value) == f"this QEMU does not take the plugin of --where ({REFUSED})"
+
+
+def test_no_qemu_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for interface in INTERFACES:
+        compiled(interface)
+    monkeypatch.setenv("PATH", str(tmp_path))
+    with pytest.raises(HarnessError, match=r"qemu-system-x86_64 does not run .*kst doctor"):
+        Watch(FUNCTIONS)
+
+
 @pytest.fixture
 def watch(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
+    fake_qemu(tmp_path, monkeypatch, "*-plugin*")
     watch = Watch(FUNCTIONS)
     out = Path(watch.options[1].rpartition("out=")[2])
     yield watch, out
@@ -320,8 +358,9 @@ def test_what_did_not_change_is_not_told(head: Record) -> None:
     assert report.changed([measured("old", 300, f=2), head], BOTH) == []
 
 
-def test_the_plugin_builds_without_a_warning() -> None:
-    assert plugin().read_bytes()[:4] == b"\x7fELF"
+@pytest.mark.parametrize("interface", INTERFACES)
+def test_the_plugin_builds_without_a_warning(interface: int) -> None:
+    assert compiled(interface).read_bytes()[:4] == b"\x7fELF"
 
 
 @pytest.mark.vm

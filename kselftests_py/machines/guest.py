@@ -183,8 +183,6 @@ class Guest:
         )
         if "icount" in told:  # "cannot configure icount, TCG support not available", and the like
             return HarnessError(f"this QEMU cannot count instructions ({told.strip()[:200]}); exact mode needs TCG")
-        if "-plugin" in self._options.qemu and told.startswith("qemu-system"):
-            return HarnessError(f"this QEMU does not take the plugin of --where ({told.strip()[:200]})")
         return NeverUp(f"{self._image.spec}: QEMU ended before the guest was up: {told.strip()[:200]} {where}")
 
     def _qemu(self) -> psutil.Process:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import re
 import struct
 import subprocess
@@ -20,6 +21,7 @@ from kselftests_py import kept
 from kselftests_py.errors import HarnessError
 from kselftests_py.kernels.image import file_digest
 from kselftests_py.lab.replies import Histogram, Reply
+from kselftests_py.machines.accelerator import QEMU
 from kselftests_py.measure import percentile, samples
 from kselftests_py.paths import cache_dir, data_dir
 from kselftests_py.results import Where
@@ -27,6 +29,8 @@ from kselftests_py.where import functions as listed
 from kselftests_py.where.functions import Functions
 
 Counts = Sequence[tuple[int, int]]
+
+INTERFACES = (3, 1)  # versions of QEMU's plugin interface that where.c has been written for
 
 _FLAGS = ["-O2", "-Wall", "-Wextra", "-Werror", "-std=gnu11", "-shared", "-fPIC"]
 _USER, _ELSEWHERE, _FIRST = 0, 1, 2  # places, see where.c
@@ -36,27 +40,49 @@ _OTHERS = "(others)"
 _OVERHEAD = "overhead"  # the histogram of clock readings
 _HISTOGRAMS, _VALUES = 16, 1024  # of a reply, and in one of them: more than the suites have
 _RETRIED = 0.005  # the share of a sample that may have begun twice
+# Whether a QEMU takes a plugin: a machine without anything, which ends at once.
+_BARE = ["-M", "none", "-nodefaults", "-no-user-config", "-display", "none"]
+_ASKED = [QEMU, "-accel", "tcg", *_BARE, "-monitor", "stdio"]
+_ASKED_S = 30.0
 
 
 def _source() -> Path:
     return data_dir("vm_images") / "qemu" / "where.c"
 
 
-def plugin() -> Path:
-    """The plugin, compiled; :raises HarnessError: it cannot be."""
+def compiled(interface: int) -> Path:
+    """The plugin for that version of QEMU's interface; :raises HarnessError: it cannot be compiled."""
     source = _source()
-    built = cache_dir() / "probe" / f"where-{file_digest(source)[:24]}.so"
+    built = cache_dir() / "probe" / f"where-{file_digest(source)[:24]}-{interface}.so"
     built.parent.mkdir(parents=True, exist_ok=True)
     with FileLock(f"{built}.lock"):
         if not built.exists():
             new = built.with_suffix(".new")
+            call = [os.environ.get("CC") or "gcc", *_FLAGS, f"-DINTERFACE={interface}", "-o", str(new), str(source)]
             try:
-                subprocess.run(["gcc", *_FLAGS, "-o", new, source], check=True, capture_output=True, text=True)
+                subprocess.run(call, check=True, capture_output=True, text=True)
             except (OSError, subprocess.CalledProcessError) as error:
                 told = str(getattr(error, "stderr", "") or error).strip().splitlines()[0]
                 raise HarnessError(f"QEMU's plugin {source.name} does not build: {told[:200]}") from None
             new.replace(built)
     return built
+
+
+def _options(arguments: str) -> tuple[str, str]:
+    """The plugin that this QEMU takes, as its command line has it; :raises HarnessError: it takes none."""
+    told = ""
+    for interface in INTERFACES:
+        options = ("-plugin", f"file={compiled(interface)},{arguments}")
+        try:
+            asked = subprocess.run(
+                [*_ASKED, *options], input="quit\n", capture_output=True, text=True, timeout=_ASKED_S, check=False
+            )
+        except (OSError, subprocess.TimeoutExpired) as error:
+            raise HarnessError(f"{QEMU} does not run ({error}); 'kst doctor' says what to install") from None
+        if asked.returncode == 0:
+            return options
+        told = asked.stderr.strip()
+    raise HarnessError(f"this QEMU does not take the plugin of --where ({told[-200:]})")
 
 
 def intervals(data: bytes) -> Iterator[dict[int, int]]:
@@ -106,7 +132,7 @@ class Watch:
         self._folder = tempfile.TemporaryDirectory(prefix="kst-where-")
         starts, self._out = (Path(self._folder.name) / name for name in ("functions", "out"))
         starts.write_bytes(struct.pack(f"<{len(functions.addresses)}Q", *functions.addresses))
-        self.options = ("-plugin", f"file={plugin()},functions={starts},out={self._out}")
+        self.options = _options(f"functions={starts},out={self._out}")
 
     def take(self, reply: bytes) -> dict[str, Where]:
         """Of each histogram in *reply*, the probe's answer to what ran last: where its median's instructions are."""

@@ -18,7 +18,10 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
-/* What is used of QEMU's plugin interface, version 1 (docs/devel/tcg-plugins.rst); Debian has no package of its header. */
+/*
+ * What is used of QEMU's plugin interface (docs/devel/tcg-plugins.rst), of which INTERFACE is the version: 1, or 3, since
+ * 2 has no inline counters but those of a vCPU, and 3 another qemu_plugin_insn_data(). Debian has no package of its header.
+ */
 enum { INLINE_ADD_U64 = 0, CB_NO_REGS = 0 };
 struct qemu_plugin_tb;
 struct qemu_plugin_insn;
@@ -28,12 +31,26 @@ void qemu_plugin_register_vcpu_tb_trans_cb(uint64_t id, translated_fn cb);
 size_t qemu_plugin_tb_n_insns(const struct qemu_plugin_tb *tb);
 struct qemu_plugin_insn *qemu_plugin_tb_get_insn(const struct qemu_plugin_tb *tb, size_t i);
 uint64_t qemu_plugin_insn_vaddr(const struct qemu_plugin_insn *insn);
-const void *qemu_plugin_insn_data(const struct qemu_plugin_insn *insn);
 size_t qemu_plugin_insn_size(const struct qemu_plugin_insn *insn);
 void qemu_plugin_register_vcpu_insn_exec_cb(struct qemu_plugin_insn *insn, executed_fn cb, int flags, void *data);
+#if INTERFACE == 1
+const void *qemu_plugin_insn_data(const struct qemu_plugin_insn *insn);
 void qemu_plugin_register_vcpu_insn_exec_inline(struct qemu_plugin_insn *insn, int op, void *counter, uint64_t add);
+#else
+struct qemu_plugin_scoreboard;
+struct counter {
+	struct qemu_plugin_scoreboard *score;
+	size_t offset;
+};
+size_t qemu_plugin_insn_data(const struct qemu_plugin_insn *insn, void *to, size_t size);
+struct qemu_plugin_scoreboard *qemu_plugin_scoreboard_new(size_t size);
+void *qemu_plugin_scoreboard_find(struct qemu_plugin_scoreboard *score, unsigned int vcpu);
+void qemu_plugin_register_vcpu_insn_exec_inline_per_vcpu(struct qemu_plugin_insn *insn, int op, struct counter counter,
+							 uint64_t add);
+static struct qemu_plugin_scoreboard *score; /* of the one vCPU: what `counted` points to */
+#endif
 
-__attribute__((visibility("default"))) int qemu_plugin_version = 1;
+__attribute__((visibility("default"))) int qemu_plugin_version = INTERFACE;
 
 enum { USER, ELSEWHERE, FIRST };
 enum { MOST = 32 << 20 };
@@ -41,9 +58,9 @@ struct entry {
 	uint64_t place, count;
 };
 static uint64_t *starts, *counted, *before;
-static uint64_t blocks, blocks_before; /* of the kernel's that began: else who spins on the clock is looked at for ever */
+static uint64_t blocks_before; /* of the kernel's that began: else who spins on the clock is looked at for ever */
 static uint64_t spun; /* instructions between the last two readings, if all were in user space */
-static size_t functions, places;
+static size_t functions, places; /* one counter of each place, and behind them that of the blocks */
 static struct entry *entries;
 static int out = -1;
 
@@ -81,7 +98,10 @@ static void clock_is_read(unsigned int vcpu, void *data)
 
 	(void)vcpu;
 	(void)data;
-	if (blocks == blocks_before) {
+#if INTERFACE > 1
+	counted = qemu_plugin_scoreboard_find(score, vcpu);
+#endif
+	if (counted[places] == blocks_before) {
 		const uint64_t all[] = {1, USER, counted[USER] - before[USER]};
 
 		before[USER] = counted[USER];
@@ -90,7 +110,7 @@ static void clock_is_read(unsigned int vcpu, void *data)
 		spun = all[2];
 		return;
 	}
-	blocks_before = blocks;
+	blocks_before = counted[places];
 	spun = 0;
 	for (size_t i = 0; i < places; i++)
 		if (counted[i] != before[i]) {
@@ -103,6 +123,32 @@ static void clock_is_read(unsigned int vcpu, void *data)
 	put(entries, n * sizeof(*entries));
 }
 
+static void count(struct qemu_plugin_insn *insn, size_t counter)
+{
+#if INTERFACE == 1
+	qemu_plugin_register_vcpu_insn_exec_inline(insn, INLINE_ADD_U64, &counted[counter], 1);
+#else
+	const struct counter it = { score, counter * sizeof(*counted) };
+
+	qemu_plugin_register_vcpu_insn_exec_inline_per_vcpu(insn, INLINE_ADD_U64, it, 1);
+#endif
+}
+
+static int reads_clock(const struct qemu_plugin_insn *insn)
+{
+	static const char rdtsc[2] = "\x0f\x31";
+
+	if (qemu_plugin_insn_size(insn) != sizeof(rdtsc))
+		return 0;
+#if INTERFACE == 1
+	return !memcmp(qemu_plugin_insn_data(insn), rdtsc, sizeof(rdtsc));
+#else
+	char bytes[sizeof(rdtsc)];
+
+	return qemu_plugin_insn_data(insn, bytes, sizeof(bytes)) == sizeof(rdtsc) && !memcmp(bytes, rdtsc, sizeof(rdtsc));
+#endif
+}
+
 static void translated(uint64_t id, struct qemu_plugin_tb *tb)
 {
 	(void)id;
@@ -110,11 +156,11 @@ static void translated(uint64_t id, struct qemu_plugin_tb *tb)
 		struct qemu_plugin_insn *insn = qemu_plugin_tb_get_insn(tb, i);
 		size_t place = place_of(qemu_plugin_insn_vaddr(insn));
 
-		if (place == USER && qemu_plugin_insn_size(insn) == 2 && !memcmp(qemu_plugin_insn_data(insn), "\x0f\x31", 2))
+		if (place == USER && reads_clock(insn))
 			qemu_plugin_register_vcpu_insn_exec_cb(insn, clock_is_read, CB_NO_REGS, NULL);
 		if (place != USER && i == 0)
-			qemu_plugin_register_vcpu_insn_exec_inline(insn, INLINE_ADD_U64, &blocks, 1);
-		qemu_plugin_register_vcpu_insn_exec_inline(insn, INLINE_ADD_U64, &counted[place], 1);
+			count(insn, places);
+		count(insn, place);
 	}
 }
 
@@ -130,10 +176,16 @@ static int read_functions(const char *path)
 	functions = addresses ? addresses - 1 : 0;
 	places = functions + FIRST;
 	starts = calloc(addresses, sizeof(*starts));
-	counted = calloc(places, sizeof(*counted));
+#if INTERFACE == 1
+	counted = calloc(places + 1, sizeof(*counted));
+	if (!counted)
+		return 0;
+#else
+	score = qemu_plugin_scoreboard_new((places + 1) * sizeof(*counted));
+#endif
 	before = calloc(places, sizeof(*before));
 	entries = calloc(places, sizeof(*entries));
-	return functions && starts && counted && before && entries &&
+	return functions && starts && before && entries &&
 	       read(fd, starts, addresses * sizeof(*starts)) == (ssize_t)(addresses * sizeof(*starts)) && !close(fd);
 }
 
