@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: MIT */
-/* loop.c - what the loops that measure a cost have in common: arguments, memory, histograms, a quiet CPU. */
+/* loop.c - what the loops that measure a cost have in common: arguments, memory, histograms, a priority. */
 #define _GNU_SOURCE
 #include "loop.h"
 #include "own.h"
@@ -74,61 +74,6 @@ static void run_alone(struct kst_loop *l, bool on)
 
 	if (l->tsc && l->alone != on && !pthread_setschedparam(pthread_self(), on ? SCHED_FIFO : SCHED_OTHER, &param))
 		l->alone = on;
-}
-
-/* Pages on their way to the LRU lists go in batches, and who fills a batch pays for all of it: begin with an empty one. */
-static void drain_lru(const struct kst_loop *l)
-{
-	madvise(l->mem.room, 4096, MADV_COLD); /* there is no page; mm/madvise.c drains first, whatever it then finds */
-}
-
-/* Turns between two readings of the clock, which take longer than INTERRUPT only if an interrupt came between them. */
-#define SPIN 100
-#define INTERRUPT 500
-/* Instructions, or nanoseconds of a guest that counts them: a timer tick comes more often than this. */
-#define TICK_APART 20000000
-/* Shorter samples are hit by one so seldom that their median is not. */
-#define LONG 100000
-
-/* Returns when the timer tick has just been: the next is as far away as can be, and a long sample always has as many. */
-static void await_tick(const struct kst_loop *l)
-{
-	uint64_t first = kst_ticks(l->tsc), last = first, now;
-
-	for (; last - first < TICK_APART; last = now) {
-		kst_spin(SPIN);
-		now = kst_ticks(l->tsc);
-		if (now - last > INTERRUPT)
-			return;
-	}
-}
-
-/*
- * Lets the CPU be idle for some ticks: what the kernel put off (RCU callbacks, kworkers) is done then, and not in a
- * sample. Where instructions are counted an idle CPU's time passes at once.
- */
-static void let_be_idle(void)
-{
-	struct timespec some = { .tv_nsec = TICK_APART };
-
-	clock_nanosleep(CLOCK_MONOTONIC, 0, &some, NULL);
-}
-
-/* Counters of pages are kept per CPU up to a threshold, and who comes to it pays for adding them up: from naught. */
-static void fold_counters(void)
-{
-	kst_write_text("/proc/sys/vm/stat_refresh", "1"); /* only root may; without it a few instructions more or less */
-}
-
-void kst_loop_settle(const struct kst_loop *l, uint64_t expected)
-{
-	drain_lru(l);
-	if (!l->tsc)
-		return;
-	let_be_idle();
-	fold_counters();
-	if (expected > LONG)
-		await_tick(l);
 }
 
 void kst_loop_free(struct kst_loop *l)

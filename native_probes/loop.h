@@ -30,6 +30,8 @@ json_t *kst_loop_track(struct kst_loop *l, bool async);
  * off, half-full batches, and a timer tick that falls into one sample and not into the other.
  */
 void kst_loop_settle(const struct kst_loop *l, uint64_t expected);
+/* What settling takes to know: once, before there are subjects, since to ask changes what a process costs. */
+void kst_settle_begin(void);
 /* Accesses page number `i`. */
 void kst_loop_access(const struct kst_loop *l, uint64_t i);
 /* Accesses each page once, in order, and records what each access took. */

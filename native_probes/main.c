@@ -15,6 +15,7 @@
 
 #include "crowd.h"
 #include "kst.h"
+#include "loop.h"
 #include "stop.h"
 
 struct reader {
@@ -118,6 +119,7 @@ static bool serve_stopping(struct kst_agent *agent)
 	const char *line;
 	size_t len;
 
+	kst_settle_begin();
 	while ((line = kst_stop_exchange(reply, &len))) {
 		free(reply);
 		reply = kst_agent_handle(agent, line, len);

@@ -45,10 +45,7 @@ def main(where: str, spec: str = "", boots: str = "0") -> int:
             steady += 1
             continue
         change = Change(metric.name, metric.labels, metric.unit, min(values), max(values))
-        allowed = change.noise / min(values)
-        print(
-            f"{change.more / min(values):9.4%} | {allowed:.1%} | {title(metric.name, metric.labels)}: {sorted(values)}"
-        )
+        print(f"{change.more:12.6g} | {change.noise:g} | {title(metric.name, metric.labels)}: {sorted(values)}")
     alarms: Counter[str] = Counter()
     comparisons = list(itertools.combinations(runs, 2))
     for base, head in comparisons:

@@ -15,23 +15,21 @@ from kselftests_py.results.manifest import KernelEntry, Manifest
 from kselftests_py.results.record import Metric, Record
 
 NOISE: list[tuple[dict[str, tuple[str, ...]], float]] = [
-    # Two threads take turns (docs/latency.md has what was seen, here and below).
-    ({"delivery": ("sync",)}, 0.002),
-    ({"path": ("mremap-event",)}, 0.002),
-    # ... and one of them takes pages from the free lists.
-    ({"path": ("missing",)}, 0.01),
-    # A jitter of the whole fault falls into one stage of it.
-    ({"path": ("waterfall",)}, 0.005),
-    # A process is made, or taken down: its id, stack, counters and page tables come from allocators with a memory, of
-    # which native_probes/crowd.c takes most.
-    ({"path": ("fork", "fork-event")}, 0.001),
-    ({"path": ("exit",)}, 0.0015),
-    # Huge pages, which come from the free lists: some 16 instructions of half a million.
-    ({"path": ("gup", "gup-write", "absent-write"), "kind": ("thp", "hugetlb", "shmem_thp")}, 0.0001),
-    # Millions of instructions: some timer ticks are among them, and not all of those do the same.
-    ({"pages": ("262144",)}, 0.0001),
+    # Two threads take turns: a switch may be one of another kind (docs/latency.md has what was seen, here and below).
+    ({"delivery": ("sync",)}, 16),
+    ({"path": ("mremap-event",)}, 32),
+    # ... and what a fault maps around it depends on how far the other is: the median lies between such classes.
+    ({"path": ("missing",)}, 160),
+    # A process is made: memcpy() copies forwards or backwards by where the two lie, and its number is hashed.
+    ({"path": ("fork", "fork-event")}, 32),
+    # What a process had is freed in batches, and who fills one pays: more or fewer than half of the samples.
+    ({"path": ("exit",)}, 80),
+    # Huge pages, which come from the free lists: the kernel looks through those.
+    ({"path": ("gup", "gup-write", "absent-write"), "kind": ("thp", "hugetlb", "shmem_thp")}, 32),
+    # Some 100 million instructions: timer ticks are among them, and not all of those do the same. This is of a page.
+    ({"pages": ("262144",)}, 0.02),
 ]
-"""Labels of a path, and the share of its figure by which it may differ where one kernel booted otherwise."""
+"""Labels of a path, and by how much its figure may differ where one kernel booted otherwise, in the figure's unit."""
 
 _OVERHEAD = "overhead"  # the path of what was subtracted from the others
 
@@ -67,12 +65,10 @@ class Change(msgspec.Struct, frozen=True):
     @property
     def noise(self) -> float:
         """What it may differ by where one kernel booted otherwise, in ``unit``; 0: each instruction counts."""
-        shares = [
-            share
-            for wanted, share in NOISE
-            if all(self.labels.get(label) in values for label, values in wanted.items())
+        allowed = [
+            most for wanted, most in NOISE if all(self.labels.get(label) in values for label, values in wanted.items())
         ]
-        return max(shares, default=0.0) * abs(self.base)
+        return max(allowed, default=0.0)
 
     @property
     def verdict(self) -> str:

@@ -29,7 +29,8 @@ PAGES = dict.fromkeys(SMALL, 64) | dict.fromkeys(HUGE, 2)
 FORKED = 256  # small pages: of a fork most of the cost is the process, which is less steady than its pages
 FORKS = ("fork", "fork-event")
 ROUNDS = dict.fromkeys(SMALL, 8) | dict.fromkeys(HUGE, 4)
-UNEVEN = (*FORKS, "mremap", "mremap-event")  # samples of these differ: always 8, and the median leaves them out
+# Samples differ: the median leaves some out.
+UNEVEN = dict.fromkeys(FORKS, 16) | {"exit": 12, "mremap": 8, "mremap-event": 8}
 NEEDS = {"": (), "wp": ("wp", "wp_shmem", "wp_async"), "rwp": ("rwp", "rwp_async")}
 
 # Each path, and the kinds of memory that have it. Shared memory is not copied on write, hugetlb has no swap.
@@ -88,7 +89,7 @@ def _rows(protection: str, paths: dict[str, tuple[str, ...]]) -> Iterable[Any]:
 def _measure(subject: Subject, record_metric: Callable[..., None], row: Row) -> list[tuple[float, int]]:
     protection, path, kind, vmas = row
     pages = max(PAGES[kind], vmas, FORKED if path in FORKS and kind in SMALL else 0)
-    rounds = 8 if path in UNEVEN else ROUNDS[kind]
+    rounds = UNEVEN.get(path, ROUNDS[kind])
     mode = protection or None
     with skipped_if_unavailable(path.startswith(("swap", "numa")) or kind == "shmem_thp"):
         found = subject.path_cost(path, kind=kind, pages=pages, rounds=rounds, clock="tsc", mode=mode, vmas=vmas)

@@ -14,6 +14,8 @@ while read -r module; do
 done < /kst/modules/order
 ifconfig lo up
 echo 16 > /proc/sys/vm/nr_hugepages 2> /dev/null
+# DAMON_STAT, which Debian's kernels have switched on, clears the accessed bits of pages that are being measured.
+echo N > /sys/module/damon_stat/parameters/enabled 2> /dev/null
 
 # A process's start and end cost the same beside a crowd, whatever the boot left (crowd.c).
 say "crowd"
