@@ -24,12 +24,14 @@ from kselftests_py.measure import percentile
 
 pytest_plugins = ["machines_fixtures"]
 LOOP: dict[str, Any] = {"kind": "anon", "pages": 64, "rounds": 4, "clock": "tsc"}
+# Paths that were not the same on two machines while DAMON_STAT cleared accessed bits (exact.sh); pages, rounds.
 UNSETTLED = [
-    ("exit", "thp"),  # a period of the scheduler's averages ended in some
-    ("exit", "shmem_thp"),
-    ("gup-write", "hugetlb"),  # some were the first to count since the memory cgroups' counters were flushed
-    ("smaps", "anon"),  # DAMON_STAT had cleared accessed bits
-    ("munmap", "shmem_thp"),
+    ("exit", "thp", 2, 4),
+    ("exit", "shmem_thp", 2, 4),
+    ("smaps", "anon", 64, 8),
+    ("smaps", "hugetlb", 2, 4),
+    ("munmap", "shmem_thp", 2, 4),
+    ("dontneed", "shmem_thp", 2, 4),
 ]
 MakeGuest = Callable[..., ExactGuest]
 
@@ -75,17 +77,17 @@ def test_two_boots_are_the_same_to_the_instruction(make_guest: MakeGuest, tmp_pa
 
 @pytest.mark.vm
 def test_machines_that_booted_otherwise_have_the_same_figures(make_guest: MakeGuest) -> None:
-    """Of paths that did not, before settle.c and exact.sh did what they do (docs/latency.md)."""
-    found: list[dict[tuple[str, str], float]] = []
+    """What two boots do not show: on a machine with less memory all lies elsewhere, and begins at other times."""
+    found: list[dict[tuple[str, str], tuple[float, float]]] = []
     for memory in ("1G", "1000M"):
         guest = make_guest(probe(), options=GuestOptions(memory=memory))
         guest.start()
         guest.save()
         found.append({})
-        for path, kind in UNSETTLED:
+        for path, kind, pages, rounds in UNSETTLED:
             with Lab(guest.channel()).subject() as subject:
-                cost = subject.path_cost(path, kind=kind, pages=2, rounds=8, clock="tsc")
-            found[-1][path, kind] = percentile(cost.histogram.counts, 50)
+                cost = subject.path_cost(path, kind=kind, pages=pages, rounds=rounds, clock="tsc").histogram.counts
+            found[-1][path, kind] = (percentile(cost, 10), percentile(cost, 50))
             guest.rewind()
     assert found[0] == found[1]
 
