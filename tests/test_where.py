@@ -337,7 +337,7 @@ def test_the_functions_that_changed_are_told_the_largest_change_first() -> None:
     (moved,) = report.moved(report.changed([old, new], BOTH))
     assert moved.title == "path[munmap]: 318 -> 348"
     assert moved.rows()[:6] == [
-        ("user", "41", "11", "-30"), ("entry", "5", "5", "0"), ("kernel", "272", "332", "+60"),
+        ("user", "41", "11", "-30"), ("entry", "5", "5", "+0"), ("kernel", "272", "332", "+60"),
         ("more", "20", "47", "+27"), ("gone", "7", "0", "-7"), ("f0", "10", "12", "+2"),
     ]  # fmt: skip
     assert moved.rows()[-1] == ("10 more functions", "100", "120", "+20")

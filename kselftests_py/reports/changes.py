@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from rich.table import Table
 from rich.text import Text
 
-from kselftests_py.reports.comparison import NOTHING, format_number
+from kselftests_py.reports.comparison import NOTHING, format_change, format_number
 from kselftests_py.reports.text import one_line
 from kselftests_py.results.regression import Change
 
@@ -28,12 +28,12 @@ def percent(change: Change) -> str:
     """The change as a share of the base, signed; "=" where it is none."""
     if change.verdict == "same":
         return "="
-    return f"{100 * change.more / change.base:+.2f} %" if change.base else _signed(change.more)
+    return f"{100 * change.more / change.base:+.2f} %" if change.base else format_change(change.more)
 
 
 def row(change: Change) -> list[str]:
     """Base, head, how much more, the change as a share, and both spreads: as every report shows them."""
-    figures = [format_number(change.base), format_number(change.head), _signed(change.more), percent(change)]
+    figures = [format_number(change.base), format_number(change.head), format_change(change.more), percent(change)]
     return [*figures, " | ".join(_spread(one) for one in (change.base_spread, change.head_spread))]
 
 
@@ -49,10 +49,6 @@ def table(found: Sequence[Change], base: str, head: str) -> Table:
         *figures, spreads = row(change)
         out.add_row(Text(one_line(change.title), style), *(Text(one, style) for one in figures), Text(spreads))
     return out
-
-
-def _signed(value: float) -> str:
-    return f"{'+' if value >= 0 else '-'}{format_number(abs(value))}"
 
 
 def _spread(spread: tuple[float, float] | None) -> str:

@@ -233,6 +233,11 @@ def format_number(value: float) -> str:
     return f"{value:.3g}"
 
 
+def format_change(value: float) -> str:
+    """A number with its sign; none changes by +0."""
+    return f"{'+' if value >= 0 else '-'}{format_number(abs(value))}"
+
+
 def format_tails(found: Mapping[str, float]) -> list[str]:
     """p50 to p99.9; a dash where there were too few samples."""
     return [format_number(found[name]) if name in found else NOTHING for name in TAILS]

@@ -8,7 +8,7 @@ import msgspec
 from rich.table import Table
 from rich.text import Text
 
-from kselftests_py.reports.comparison import format_number
+from kselftests_py.reports.comparison import format_change, format_number
 from kselftests_py.reports.text import one_line
 from kselftests_py.results import Manifest, Record, Where
 from kselftests_py.results.regression import changes, of_kernel, pair
@@ -84,5 +84,4 @@ def table(one: Moved, base: str, head: str) -> Table:
 
 
 def _row(name: str, base: int, head: int) -> tuple[str, str, str, str]:
-    sign = "+" if head > base else "-" if head < base else ""
-    return one_line(name), format_number(base), format_number(head), f"{sign}{format_number(abs(head - base))}"
+    return one_line(name), format_number(base), format_number(head), format_change(head - base)
