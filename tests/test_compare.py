@@ -27,6 +27,7 @@ ASYNC = {"path": "fault", "delivery": "async", "kind": "anon", "protection": "wp
 SYNC = ASYNC | {"delivery": "sync"}
 COW = {"path": "cow", "kind": "anon"}
 FORK = {"path": "fork", "kind": "anon"}
+STAGE = {"path": "waterfall", "delivery": "sync", "kind": "anon", "stage": "read"}
 
 
 def figure(value: float, labels: dict[str, str], kernel: str = NEW, mode: str = "exact") -> Record:
@@ -52,6 +53,8 @@ def figure(value: float, labels: dict[str, str], kernel: str = NEW, mode: str = 
         ({"path": "exit", "kind": "anon"}, 150_000, 150_080, "same"),
         ({"path": "exit", "kind": "anon"}, 150_000, 150_081, "dearer"),
         ({"path": "mremap-event", "kind": "anon"}, 20_000, 20_032, "same"),
+        (STAGE, 1_200, 1_216, "same"),
+        (STAGE, 1_200, 1_217, "dearer"),
         (SYNC | {"path": "missing"}, 13_000, 13_160, "same"),
         (SYNC | {"path": "missing"}, 13_000, 13_161, "dearer"),
         ({"path": "absent-write", "kind": "thp"}, 540_000, 540_032, "same"),

@@ -215,10 +215,11 @@ def reply(**histograms: Sequence[tuple[int, int]]) -> bytes:
 REFUSED = "qemu-system-x86_64: -plugin: could not load plugin: it requires API version 3 but this supports only 1"
 
 
-def fake_qemu(folder: Path, monkeypatch: pytest.MonkeyPatch, takes: str) -> None:
-    """A QEMU that takes the plugin whose options match the shell pattern *takes*."""
+def fake_qemu(folder: Path, monkeypatch: pytest.MonkeyPatch, takes: str, refuses: str = REFUSED) -> None:
+    """A QEMU that takes the plugin whose options match the shell pattern *takes*, and else says *refuses*."""
+    (folder / "refused").write_text(refuses)
     program = folder / "qemu-system-x86_64"
-    program.write_text(f'#!/bin/sh\ncase "$*" in {takes}) ;; *) echo "{REFUSED}" >&2; exit 1 ;; esac\n')
+    program.write_text(f'#!/bin/sh\ncase "$*" in {takes}) ;; *) cat {folder}/refused >&2; exit 1 ;; esac\n')
     program.chmod(0o755)
     monkeypatch.setenv("PATH", f"{folder}:{os.environ['PATH']}")
 
@@ -233,11 +234,16 @@ def test_the_plugin_is_the_one_that_this_qemu_takes(
     assert str(compiled(interface)) in watch.options[1]
 
 
-def test_a_qemu_that_takes_no_plugin_is_told_in_its_own_words(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    fake_qemu(tmp_path, monkeypatch, "nothing")
-    with pytest.raises(HarnessError) as told:
+@pytest.mark.parametrize(
+    ("said", "told"), [(REFUSED, REFUSED), (f"**\nERROR: api.c\n{REFUSED}\n", REFUSED), ("", "it ended with 1")]
+)
+def test_a_qemu_that_takes_no_plugin_is_told_in_its_own_words(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, said: str, told: str
+) -> None:
+    fake_qemu(tmp_path, monkeypatch, "nothing", said)
+    with pytest.raises(HarnessError) as raised:
         Watch(FUNCTIONS)
-    assert str(told.value) == f"this QEMU does not take the plugin of --where ({REFUSED})"
+    assert str(raised.value) == f"this QEMU does not take the plugin of --where ({told})"
 
 
 def test_no_qemu_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

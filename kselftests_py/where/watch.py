@@ -41,8 +41,19 @@ _OVERHEAD = "overhead"  # the histogram of clock readings
 _HISTOGRAMS, _VALUES = 16, 1024  # of a reply, and in one of them: more than the suites have
 _RETRIED = 0.005  # the share of a sample that may have begun twice
 # Whether a QEMU takes a plugin: a machine without anything, which ends at once.
-_BARE = ["-M", "none", "-nodefaults", "-no-user-config", "-display", "none"]
-_ASKED = [QEMU, "-accel", "tcg", *_BARE, "-monitor", "stdio"]
+_ASKED = [
+    QEMU,
+    "-M",
+    "none",
+    "-accel",
+    "tcg",
+    "-nodefaults",
+    "-no-user-config",
+    "-display",
+    "none",
+    "-monitor",
+    "stdio",
+]
 _ASKED_S = 30.0
 
 
@@ -81,8 +92,8 @@ def _options(arguments: str) -> tuple[str, str]:
             raise HarnessError(f"{QEMU} does not run ({error}); 'kst doctor' says what to install") from None
         if asked.returncode == 0:
             return options
-        told = asked.stderr.strip()
-    raise HarnessError(f"this QEMU does not take the plugin of --where ({told[-200:]})")
+        told = (asked.stderr.strip().splitlines() or [f"it ended with {asked.returncode}"])[-1]
+    raise HarnessError(f"this QEMU does not take the plugin of --where ({told.strip()[-200:]})")
 
 
 def intervals(data: bytes) -> Iterator[dict[int, int]]:
