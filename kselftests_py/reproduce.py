@@ -39,6 +39,7 @@ class Asked(msgspec.Struct, frozen=True):
     lie: Literal["", "slow_resolve"] = ""
     seed: Annotated[int, Meta(ge=0, le=run.MAX_SEED)] = 0
     where: bool = False
+    apart: bool = False
 
 
 def reproduce(

@@ -20,7 +20,7 @@ from kselftests_py.kernels import KernelImage, newest_without_rwp
 from kselftests_py.paths import data_dir
 from kselftests_py.pytest_plugin import session as kst_session
 from kselftests_py.pytest_plugin.keys import RUN
-from kselftests_py.pytest_plugin.station import Settings, Target
+from kselftests_py.pytest_plugin.station import Need, Settings, Target
 from kselftests_py.reports.terminal import TerminalView
 from kselftests_py.results import RunFolder, Verdict, capsule, judge
 from kselftests_py.upstream import programs
@@ -56,6 +56,7 @@ class Options:
     reuse: bool = False  # exact figures of the same kernel, measured in the same way before, need no boot
     guests: int = 0  # of exact tests, at once; 0: as many as there are CPUs and memory for
     where: bool = False  # exact: which functions the instructions are in
+    apart: bool = False  # the same, as far as it can be had: it tells a change from noise
 
 
 @dataclass(eq=False)  # pytest keeps plugins in sets, once there is a conftest.py
@@ -173,7 +174,8 @@ def run(options: Options, view: TerminalView) -> tuple[RunFolder, Verdict]:
             view.note(line)
     _check_sources(targets, names, view.note)
     folder = RunFolder.create(options.out)
-    settings = Settings(options.accel, options.cpus, options.memory, options.timeout, options.where)
+    where: Need = "must" if options.where else "try" if options.apart else "no"
+    settings = Settings(options.accel, options.cpus, options.memory, options.timeout, where)
     shown = {name: str(value) if isinstance(value, Path) else value for name, value in asdict(options).items()}
     prepared = kst_session.begin(folder, targets, settings, view, shown, options.controls)
     prepared.fail_fast = options.fail_fast

@@ -64,8 +64,8 @@ _SHOWN = 10  # samples whose functions are shown
     "allowed",
     type=click.FloatRange(min=0),
     metavar="N",
-    help="Fail (1) if a path became dearer by more than N instructions, or surely slower by more than N ns and the "
-    "margin. Default: only tell.",
+    help="Fail (1) if a path became dearer by more than N instructions, counted by function, as with --where; "
+    "or surely slower by more than N ns and the margin. Default: only tell.",
 )
 @click.option("-k", "expression", default="", metavar="EXPR", help="Only paths whose tests' names match, as in pytest.")
 @click.option("--memory", default="1G", show_default=True, metavar="SIZE", help="Memory of a guest, as vng takes it.")
@@ -112,14 +112,14 @@ def compare_command(
     if mode == "wall" and where:
         raise UsageError("--where is for --mode exact: it tells where instructions are")
     memory = checked_memory(memory)
-    options = run.Options(expression=expression, memory=memory, out=out, guests=guests or 0, where=where)
+    options = run.Options(expression=expression, memory=memory, out=out, guests=guests or 0)
     baseline = baseline or compare.usual_baseline(kernel, view.note)
     if mode == "wall":
         options = replace(options, blocks=blocks or 0, margin=margin / 100, lie=lie or "")
         folder, shifted, verdict = compare_wall.compare_wall(options, kernel, baseline, allowed, view)
         _show_wall(shifted, folder, view)
         _end(folder, msgspec.to_builtins(shifted), verdict, view, as_json)
-    options = replace(options, reuse=not again)
+    options = replace(options, reuse=not again, where=where)
     folder, found, verdict = compare.compare(options, kernel, baseline, allowed, view)
     if found.changes:
         view.console.print()
@@ -148,7 +148,7 @@ def compare_command(
 def _told(change: Change) -> dict[str, Any]:
     """Nobody who reads it need know what is noise."""
     told: dict[str, Any] = msgspec.to_builtins(change)
-    return told | {"title": change.title, "more": change.more, "verdict": change.verdict}
+    return told | {"title": change.title, "more": change.more, "counts": change.counts, "verdict": change.verdict}
 
 
 def _end(folder: RunFolder, found: dict[str, Any], verdict: Verdict, view: TerminalView, as_json: bool) -> NoReturn:

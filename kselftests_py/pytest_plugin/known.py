@@ -17,8 +17,9 @@ from kselftests_py.machines.accelerator import qemu_version
 from kselftests_py.paths import data_dir
 from kselftests_py.pytest_plugin.names import test_id
 from kselftests_py.pytest_plugin.session import Run
-from kselftests_py.pytest_plugin.station import Target
+from kselftests_py.pytest_plugin.station import Need, Target
 from kselftests_py.results import Outcome, Record, history
+from kselftests_py.results.noise import of_path
 from kselftests_py.where import made_by
 
 SUITE = "latency"
@@ -56,9 +57,10 @@ def remember(run: Run, target: Target, record: Record) -> None:
         history.remember(target.entry, how(memory), run.manifest.started, record)
 
 
-def _told_apart(record: Record) -> bool:
-    """Whether it is known which functions its instructions are in, by what tells them apart now."""
-    if record.outcome is Outcome.SKIP:
+def _told_apart(record: Record, need: Need) -> bool:
+    """Whether it is known which functions its instructions are in, by what tells them apart now, as far as needed."""
+    counts = need == "must" or any(of_path(metric.labels).functions for metric in record.metrics)
+    if need == "no" or record.outcome is Outcome.SKIP or not counts:
         return True
     return bool(record.where) and all(one.by == made_by() for one in record.where.values())
 
@@ -78,7 +80,7 @@ def recall(run: Run, wanted: Sequence[tuple[pytest.Item, Target]]) -> list[pytes
             (item, record)
             for item in items
             if (record := before.records.get(test_id(item, target.label)))
-            and (not run.bench.settings.where or _told_apart(record))
+            and _told_apart(record, run.bench.settings.where)
         ]
         if not known:
             continue

@@ -7,6 +7,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import partial
+from pathlib import Path
 from typing import Literal
 
 import msgspec
@@ -28,7 +29,7 @@ from kselftests_py.results import KernelEntry, RunFolder, Where
 from kselftests_py.where import Watch, of_kernel
 
 Profile = Literal["functional", "exact"]
-
+Need = Literal["no", "try", "must"]
 
 # Bits of /proc/sys/kernel/tainted that the kernel sets on itself when it breaks: machine check, bad page, died (oops),
 # warned, soft lockup (Documentation/admin-guide/tainted-kernels.rst).
@@ -48,7 +49,7 @@ class Settings:
     cpus: int = 2
     memory: str = "1G"
     test_timeout: float = 60.0
-    where: bool = False  # exact: which functions the instructions are in
+    where: Need = "no"  # exact: which functions the instructions are in
 
 
 @dataclass
@@ -291,14 +292,24 @@ class Bench:
             return LocalHost() if kernel.kind == "host" else SshHost(kernel, agent())
         consoles = partial(self.folder.new_console, target.label)
         if station.profile == "exact":
-            if self.settings.where:
-                station.watch = Watch(of_kernel(kernel, consoles, self.note))
+            station.watch = self._watch(kernel, consoles)
             options = GuestOptions(memory=self.settings.memory, qemu=station.watch.options if station.watch else ())
             return ExactGuest(kernel, agent(), consoles, options, self.note)
         chosen = accelerator.choose(self.settings.accel, lambda: self._prove_kvm(kernel))
         target.entry.accelerator, target.entry.accelerator_reason = chosen.name, chosen.reason
         options = GuestOptions(self.settings.cpus, self.settings.memory, chosen.name)
         return VngGuest(kernel, agent(), consoles, options, self.note)
+
+    def _watch(self, kernel: KernelImage, console: Callable[[], Path]) -> Watch | None:
+        if self.settings.where == "no":
+            return None
+        try:
+            return Watch(of_kernel(kernel, console, self.note))
+        except HarnessError as error:
+            if self.settings.where == "must":
+                raise
+            self.note(f"{kernel.label}: which functions a change is in is not told: {error}")
+            return None
 
     def _prove_kvm(self, kernel: KernelImage) -> None:
         options = GuestOptions(accelerator="kvm", boot_timeout=30)

@@ -25,9 +25,11 @@ def configurations(symbols: Sequence[str]) -> str:
 
 
 def percent(change: Change) -> str:
-    """The change as a share of the base, signed; "=" where it is none."""
+    """The change as a share of the base, signed; "=" where it is none. Within the path's noise: what of it is not."""
     if change.verdict == "same":
         return "="
+    if abs(change.more) <= change.noise:
+        return f"{format_change(change.counts)} beside noise"
     return f"{100 * change.more / change.base:+.2f} %" if change.base else format_change(change.more)
 
 

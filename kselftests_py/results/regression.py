@@ -1,8 +1,8 @@
 """What became dearer: the exact figures of one kernel against those of another, path by path.
 
 An exact figure (instructions retired, docs/latency.md) is the same in each boot of the same kernel, so one instruction
-more is a change of the kernel. But two kernels do not boot in the same way, and a few kinds of paths remember that
-(``NOISE``): a change within their noise is not told from none.
+more is a change of the kernel. But two kernels do not boot in the same way, and a few kinds of paths remember that: a
+change within their noise is not told from none, but where it is known in which functions it is (noise.py).
 """
 
 from __future__ import annotations
@@ -12,26 +12,11 @@ from collections.abc import Iterable, Sequence
 import msgspec
 
 from kselftests_py.results.manifest import KernelEntry, Manifest
-from kselftests_py.results.record import Metric, Record
-
-NOISE: list[tuple[dict[str, tuple[str, ...]], float]] = [
-    # Two threads take turns: a switch may be one of another kind (docs/latency.md has what was seen, here and below).
-    ({"delivery": ("sync",)}, 16),
-    ({"path": ("mremap-event",)}, 32),
-    # ... and what a fault maps around it depends on how far the other is: the median lies between such classes.
-    ({"path": ("missing",)}, 160),
-    # A process is made: memcpy() copies forwards or backwards by where the two lie, and its number is hashed.
-    ({"path": ("fork", "fork-event")}, 32),
-    # What a process had is freed in batches, and who fills one pays: more or fewer than half of the samples.
-    ({"path": ("exit",)}, 80),
-    # Huge pages, which come from the free lists: the kernel looks through those.
-    ({"path": ("gup", "gup-write", "absent-write"), "kind": ("thp", "hugetlb", "shmem_thp")}, 32),
-    # Some 100 million instructions: timer ticks are among them, and not all of those do the same. This is of a page.
-    ({"pages": ("262144",)}, 0.02),
-]
-"""Labels of a path, and by how much its figure may differ where one kernel booted otherwise, in the figure's unit."""
+from kselftests_py.results.noise import of_path
+from kselftests_py.results.record import Metric, Record, Where
 
 _OVERHEAD = "overhead"  # the path of what was subtracted from the others
+_HISTOGRAM = "histogram"  # the probe's name for the samples of a path
 
 
 def title(name: str, labels: dict[str, str]) -> str:
@@ -42,7 +27,11 @@ def title(name: str, labels: dict[str, str]) -> str:
 
 
 class Change(msgspec.Struct, frozen=True):
-    """One path on both kernels: medians in ``unit``, and each side's 10th and 90th percentile where it was sampled."""
+    """One path on both kernels: medians in ``unit``, and each side's 10th and 90th percentile where it was sampled.
+
+    ``apart``: what of ``more`` is in functions that do not remember how the kernel booted; None: that is not known, or
+    the path's noise is in no known functions.
+    """
 
     name: str
     labels: dict[str, str]
@@ -51,6 +40,7 @@ class Change(msgspec.Struct, frozen=True):
     head: float
     base_spread: tuple[float, float] | None = None
     head_spread: tuple[float, float] | None = None
+    apart: float | None = None
 
     @property
     def title(self) -> str:
@@ -65,23 +55,31 @@ class Change(msgspec.Struct, frozen=True):
     @property
     def noise(self) -> float:
         """What it may differ by where one kernel booted otherwise, in ``unit``; 0: each instruction counts."""
-        allowed = [
-            most for wanted, most in NOISE if all(self.labels.get(label) in values for label, values in wanted.items())
-        ]
-        return max(allowed, default=0.0)
+        return of_path(self.labels).most
+
+    @property
+    def counts(self) -> float:
+        """What of ``more`` is no noise: what is in other functions; where that is not known, all or nothing."""
+        if self.apart is not None and abs(self.more - self.apart) <= self.noise:
+            return self.apart
+        return self.more if abs(self.more) > self.noise else 0.0
 
     @property
     def verdict(self) -> str:
         """``same``, ``dearer`` or ``cheaper``."""
-        if abs(self.more) <= self.noise:
+        if not self.counts:
             return "same"
-        return "dearer" if self.more > 0 else "cheaper"
+        return "dearer" if self.counts > 0 else "cheaper"
 
 
 def figures(records: Iterable[Record]) -> dict[tuple[str, ...], Metric]:
     """The exact figures of *records*, by name and labels."""
+    return {key: metric for key, (metric, _) in _with_records(records).items()}
+
+
+def _with_records(records: Iterable[Record]) -> dict[tuple[str, ...], tuple[Metric, Record]]:
     return {
-        (metric.name, *(f"{key}={value}" for key, value in sorted(metric.labels.items()))): metric
+        (metric.name, *(f"{key}={value}" for key, value in sorted(metric.labels.items()))): (metric, record)
         for record in records
         for metric in record.metrics
         if metric.mode == "exact" and metric.labels.get("path") != _OVERHEAD
@@ -90,12 +88,23 @@ def figures(records: Iterable[Record]) -> dict[tuple[str, ...], Metric]:
 
 def changes(base: Sequence[Record], head: Sequence[Record]) -> list[Change]:
     """Every exact figure that both kernels have, in the order of *head*; *base* and *head* are one kernel's records."""
-    before = figures(base)
+    before = _with_records(base)
     return [
-        Change(old.name, new.labels, new.unit, old.value, new.value, old.spread, new.spread)
-        for key, new in figures(head).items()
-        if (old := before.get(key)) is not None
+        Change(old.name, new.labels, new.unit, old.value, new.value, old.spread, new.spread, _apart(was, now, old, new))
+        for key, (new, now) in _with_records(head).items()
+        if key in before
+        for old, was in [before[key]]
     ]
+
+
+def _apart(was: Record, now: Record, old: Metric, new: Metric) -> float | None:
+    """``Change.apart`` of a figure that is *old* in *was* and *new* in *now*."""
+    remember = of_path(new.labels).functions
+    base, head = (record.where.get(_HISTOGRAM, Where(ticks=0)) for record in (was, now))
+    more = head.ticks - base.ticks
+    if not remember or not base.by or base.by != head.by or more != new.value - old.value:  # or: not of this figure
+        return None
+    return more - sum(head.functions.get(name, 0) - base.functions.get(name, 0) for name in remember)
 
 
 def missing(base: Sequence[Record], head: Sequence[Record]) -> list[str]:
@@ -106,7 +115,7 @@ def missing(base: Sequence[Record], head: Sequence[Record]) -> list[str]:
 
 def regressions(found: Iterable[Change], allowed: float) -> list[Change]:
     """The changes that are dearer by more than *allowed* instructions an operation."""
-    return [change for change in found if change.verdict == "dearer" and change.more > allowed]
+    return [change for change in found if change.counts > allowed]
 
 
 def pair(manifest: Manifest) -> tuple[KernelEntry, KernelEntry] | None:

@@ -1,0 +1,65 @@
+"""By how much an exact figure may differ where one kernel booted otherwise, and in which functions that arises."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import msgspec
+
+
+class Noise(msgspec.Struct, frozen=True):
+    """Of paths that have one of the values of each of ``labels``: the figure may differ by ``most``, in its unit.
+
+    ``functions``: the only ones in which it does; none where another thread is in the sample, which may be anywhere.
+    """
+
+    labels: dict[str, tuple[str, ...]]
+    most: float
+    functions: frozenset[str] = frozenset()
+
+
+_BOOT = frozenset(
+    {
+        # Forwards or backwards, by where the two lie in their slabs (arch/x86/lib/memcpy_64.S).
+        "memcpy",
+        "memcpy_orig",
+        # How long a chain of a hash is: of processes by number, with a random seed, and of address spaces.
+        "pidfs_add_pid",
+        "__khugepaged_enter",
+        "__khugepaged_exit",
+        # What is freed in batches: who fills one pays.
+        "kmem_cache_free_bulk",
+        # How many pages the free lists have of each size.
+        "__zone_watermark_ok",
+        # What the timer and the scheduler find to do at a tick.
+        "_find_next_bit",
+        "__rcu_read_unlock",
+        "enqueue_top_rt_rq",
+        "raw_irqentry_exit_cond_resched",
+        "rcu_sched_clock_irq",
+        "timer_recalc_next_expiry",
+    }
+)
+_HUGE = ("thp", "hugetlb", "shmem_thp")
+
+# docs/latency.md has what was seen of each.
+NOISE = [
+    # Two threads take turns: a switch may be one of another kind.
+    Noise({"delivery": ("sync",)}, 16),
+    Noise({"path": ("fork-event", "mremap-event")}, 32),
+    # ... and what a fault maps around it depends on how far the other is: the median lies between such classes.
+    Noise({"path": ("missing",)}, 160),
+    Noise({"path": ("fork",)}, 32, _BOOT),
+    Noise({"path": ("exit",)}, 80, _BOOT),
+    Noise({"path": ("gup", "gup-write", "absent-write"), "kind": _HUGE}, 32, _BOOT),
+    # Some 100 million instructions, with timer ticks. This is of a page: one instruction more of each is told.
+    Noise({"pages": ("262144",)}, 0.02),
+]
+
+_NONE = Noise({}, 0.0)
+
+
+def of_path(labels: Mapping[str, str]) -> Noise:
+    """The noise of the path with these labels: the largest, where there are several."""
+    found = [one for one in NOISE if all(labels.get(name) in values for name, values in one.labels.items())]
+    return max(found, key=lambda one: one.most, default=_NONE)

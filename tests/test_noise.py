@@ -1,0 +1,189 @@
+"""What a path costs more by chance of how a kernel boots is told from what the kernel costs more: by function, where
+that is known, else by path. On made-up figures: no kernel is booted."""
+
+from __future__ import annotations
+
+import io
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+import results_factory as factory
+from click.testing import CliRunner
+from results_factory import NEW, OLD, record
+from rich.console import Console
+
+from kselftests_py import cli, compare
+from kselftests_py.errors import HarnessError
+from kselftests_py.kernels import KernelImage
+from kselftests_py.machines.exact import ExactGuest
+from kselftests_py.machines.machine import NeverUp
+from kselftests_py.pytest_plugin import known, session
+from kselftests_py.reports import changes as report
+from kselftests_py.results import KernelEntry, Metric, Outcome, Record, Where
+from kselftests_py.results import history as kept
+from kselftests_py.results.noise import NOISE
+from kselftests_py.results.regression import changes, regressions
+from kselftests_py.where import made_by
+
+FORK = {"path": "fork", "kind": "anon"}
+EXIT = {"path": "exit", "kind": "anon"}
+COW = {"path": "cow", "kind": "anon"}
+EVENT = {"path": "fork-event", "kind": "anon"}
+READS = 18  # of the clock, which the figure has not
+
+
+def figure(
+    labels: dict[str, str], functions: dict[str, int], kernel: str = NEW, by: str = "x", more: int = 0, **fields: object
+) -> Record:
+    """Measured under the plugin: the figure is all of *functions*, and *more*."""
+    value = sum(functions.values()) + more
+    metric = Metric(name="path_p50", value=value, unit="instructions", mode="exact", labels=labels)
+    where = {"histogram": Where(ticks=value + READS, functions=functions, by=by)} if by else {}
+    fixed = {"id": f"latency/{labels}", "kernel": kernel, "outcome": Outcome.DONE, "metrics": [metric], "where": where}
+    return record(**fixed | fields)
+
+
+@pytest.mark.parametrize(
+    ("labels", "base", "head", "counts", "verdict"),
+    [
+        (FORK, {"dup_mm": 100}, {"dup_mm": 101}, 1, "dearer"),
+        (FORK, {"dup_mm": 100}, {"dup_mm": 99}, -1, "cheaper"),
+        (FORK, {"dup_mm": 100, "pidfs_add_pid": 40}, {"dup_mm": 100, "pidfs_add_pid": 72}, 0, "same"),
+        (FORK, {"dup_mm": 100, "memcpy_orig": 40}, {"dup_mm": 101, "memcpy_orig": 36}, 1, "dearer"),
+        (FORK, {"dup_mm": 100, "memcpy_orig": 40}, {"dup_mm": 101, "memcpy_orig": 39}, 1, "dearer"),
+        # More than boots differ by: what copies is dearer itself.
+        (FORK, {"memcpy_orig": 40}, {"memcpy_orig": 73}, 33, "dearer"),
+        (FORK, {"dup_mm": 100, "memcpy_orig": 40}, {"dup_mm": 140, "memcpy_orig": 44}, 40, "dearer"),
+        (FORK, {"gone": 7}, {"new": 7}, 0, "same"),
+        (EXIT, {"kmem_cache_free_bulk": 100}, {"kmem_cache_free_bulk": 180}, 0, "same"),
+        (EXIT, {"kmem_cache_free_bulk": 100}, {"kmem_cache_free_bulk": 100, "exit_mm": 1}, 1, "dearer"),
+        # No noise: each function counts. And where another thread is in the sample, none tells anything.
+        (COW, {"memcpy_orig": 40}, {"memcpy_orig": 41}, 1, "dearer"),
+        (EVENT, {"dup_mm": 100}, {"dup_mm": 101}, 0, "same"),
+    ],
+)
+def test_an_instruction_counts_but_in_functions_that_remember_the_boot(
+    labels: dict[str, str], base: dict[str, int], head: dict[str, int], counts: int, verdict: str
+) -> None:
+    (change,) = changes([figure(labels, base)], [figure(labels, head)])
+    assert (change.counts, change.verdict) == (counts, verdict)
+    assert [one.counts for one in regressions([change], 0)] == ([counts] if counts > 0 else [])
+    assert regressions([change], max(counts, 0)) == []
+
+
+def test_what_is_in_no_function_of_the_kernel_counts() -> None:
+    """In user space, or in a module."""
+    (change,) = changes([figure(FORK, {"dup_mm": 9})], [figure(FORK, {"dup_mm": 9}, more=1)])
+    assert change.counts == 1
+
+
+@pytest.mark.parametrize("by", ["", "y"], ids=["not counted by function", "by another plugin"])
+def test_where_functions_are_not_known_the_path_has_its_noise(by: str) -> None:
+    for head, counts in ((132, 0), (133, 33)):
+        (change,) = changes([figure(FORK, {"dup_mm": 100})], [figure(FORK, {"dup_mm": head}, by=by)])
+        assert (change.apart, change.counts) == (None, counts)
+
+
+def test_functions_of_another_sample_tell_nothing() -> None:
+    """The figure is 8 more; the sample of which the functions are known is 9 more."""
+    head = figure(FORK, {"dup_mm": 108})
+    head.where["histogram"] = Where(ticks=109 + READS, functions={"dup_mm": 109}, by="x")
+    (change,) = changes([figure(FORK, {"dup_mm": 100})], [head])
+    assert (change.apart, change.verdict) == (None, "same")
+
+
+def test_functions_are_named_for_paths_of_one_thread() -> None:
+    several = [one.labels for one in NOISE if not one.functions]
+    assert several == [
+        {"delivery": ("sync",)}, {"path": ("fork-event", "mremap-event")}, {"path": ("missing",)},
+        {"pages": ("262144",)},
+    ]  # fmt: skip
+
+
+def test_a_change_within_the_noise_is_told_as_what_it_is() -> None:
+    base, head = ({"dup_mm": 1000, "memcpy_orig": 40}, {"dup_mm": 1001, "memcpy_orig": 36})
+    out = io.StringIO()
+    Console(file=out, width=160).print(report.table(changes([figure(FORK, base)], [figure(FORK, head)]), "a", "b"))
+    assert "1,040  1,037    -3  +1 beside noise" in out.getvalue()
+
+
+@pytest.mark.parametrize(("function", "word", "code"), [("dup_mm", "DEARER", 1), ("memcpy_orig", "PASS", 0)])
+def test_gate(tmp_path: Path, function: str, word: str, code: int) -> None:
+    functions = {"dup_mm": 100, "memcpy_orig": 100}
+    records = [figure(FORK, functions, OLD), figure(FORK, functions | {function: 101})]
+    found = compare.between(factory.run_folder(tmp_path / "run", records, factory.manifest()), 0)
+    verdict = compare.decide(found, 0)
+    assert (verdict.word, verdict.exit_code) == (word, code)
+    if code:
+        assert "most fork anon (+1)" in verdict.why
+
+
+ASKED = ["compare", "debian:7.3.4", "debian:7.2.13", "-k", "fork-anon and not wp and not rwp", "--jobs", "1"]
+HOW = {"memory": "1G"}
+
+
+def made(spec: str, _note: object = None) -> KernelImage:
+    release = spec.removeprefix("debian:")
+    return KernelImage(spec, release, Path("vmlinuz"), None, None, {"7.2.13": "a", "7.3.4": "b"}[release] * 64, {})
+
+
+@pytest.fixture
+def boots(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, ...]]:
+    """What QEMU was to be told of a plugin, at each boot; each boot fails."""
+    tried: list[tuple[str, ...]] = []
+
+    def start(guest: ExactGuest) -> None:
+        tried.append(tuple(guest._options.qemu))
+        raise NeverUp("no boot here")
+
+    monkeypatch.setenv("KST_CACHE", str(tmp_path / "cache"))
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(session, "resolve", made)
+    monkeypatch.setattr(ExactGuest, "start", start)
+    monkeypatch.setattr("kselftests_py.pytest_plugin.station.agent", lambda: Path("agent"))
+    monkeypatch.setattr("kselftests_py.pytest_plugin.station.of_kernel", lambda *_: None)
+    watch = SimpleNamespace(options=("-plugin", "x"), close=lambda: None)
+    monkeypatch.setattr("kselftests_py.pytest_plugin.station.Watch", lambda _functions: watch)
+    monkeypatch.setattr(known, "how", lambda memory: HOW | {"memory": memory})
+    return tried
+
+
+def remember(by: str) -> None:
+    for release in ("7.2.13", "7.3.4"):
+        image = made(f"debian:{release}")
+        entry = KernelEntry(label=image.label, spec=image.spec, release=release, digest=image.digest)
+        name = "latency/test_path_cost.py::test_path_cost_in_instructions[fork-anon]"
+        kept.remember(entry, HOW, "now", figure(FORK, {"f": 9}, by=by, id=name, suite="latency", profile="exact"))
+
+
+@pytest.mark.parametrize(
+    ("options", "by", "booted"),
+    [
+        ([], "", False),
+        (["--max-regression", "0"], "", True),
+        (["--max-regression", "0"], "of another plugin", True),
+        (["--max-regression", "0"], made_by(), False),
+        (["--where"], made_by(), False),
+    ],
+)
+def test_a_gate_counts_by_function_where_that_tells_noise_apart(
+    boots: list[tuple[str, ...]], options: list[str], by: str, booted: bool
+) -> None:
+    remember(by)
+    CliRunner().invoke(cli.main, [*ASKED, *options])
+    assert boots == ([("-plugin", "x")] * 2 if booted else [])
+
+
+@pytest.mark.parametrize(("option", "word"), [("--max-regression=0", "NO BOOT"), ("--where", "no plugin here")])
+def test_a_gate_does_without_functions_that_are_not_to_be_had(
+    boots: list[tuple[str, ...]], monkeypatch: pytest.MonkeyPatch, option: str, word: str
+) -> None:
+    def refuse(_functions: object) -> None:
+        raise HarnessError("no plugin here")
+
+    monkeypatch.setattr("kselftests_py.pytest_plugin.station.Watch", refuse)
+    told = CliRunner().invoke(cli.main, [*ASKED, option])
+    assert boots == ([()] * 2 if word == "NO BOOT" else [])
+    assert word in told.output
+    assert ("which functions a change is in is not told: no plugin here" in told.output) is bool(boots)
