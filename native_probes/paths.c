@@ -40,6 +40,8 @@ static int prepare(struct work *w)
 		err = kst_mem_renew(&l->mem);
 	if (!err && path->absent)
 		err = kst_mem_unmap_pages(&l->mem);
+	if (!err && path->contents)
+		path->contents(&l->mem);
 	if (!err && w->tracked && !path->fresh && !w->registered) {
 		err = kst_path_register(w);
 		w->registered = !err;

@@ -33,11 +33,12 @@ struct work {
 	struct kst_hints hints;
 };
 
-/* The clock runs during `run` and nothing else; each call gives 0 or an errno. */
+/* The clock runs during `run` and nothing else; what gives an int gives 0 or an errno. */
 struct path {
 	const char *name;
 	const char *file;              /* opened as `fd` */
 	json_t *(*open)(struct work *w); /* once, before all rounds; why not, or NULL */
+	void (*contents)(const struct kst_mem *mem); /* fills the pages, before they are protected */
 	int (*before)(struct work *w);
 	int (*run)(struct work *w);
 	int (*after)(struct work *w);
@@ -65,8 +66,6 @@ extern const struct path kst_numa_paths[];   /* paths_numa.c: pages that NUMA ba
 static inline void kst_path_touch_stamps(const struct work *w) { *(volatile uint64_t *)w->stamps = 0; }
 
 int kst_path_register(struct work *w); /* the range, with WP or RWP */
-int kst_path_read(struct work *w);     /* each page once, by this thread */
-int kst_path_write(struct work *w);
 int kst_path_start_child(struct work *w); /* it shares the pages and sleeps */
 int kst_path_stop_child(struct work *w);
 int kst_path_mremap(struct work *w);      /* the range, to `elsewhere` */

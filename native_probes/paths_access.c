@@ -9,13 +9,13 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
-int kst_path_read(struct work *w)
+static int run_read(struct work *w)
 {
 	kst_mem_touch(&w->loop.mem, false);
 	return 0;
 }
 
-int kst_path_write(struct work *w)
+static int run_write(struct work *w)
 {
 	kst_mem_touch(&w->loop.mem, true);
 	return 0;
@@ -96,11 +96,11 @@ static int run_gup_write(struct work *w)
 const struct path kst_access_paths[] = {
 	{ .name = "spin", .run = run_spin },
 	{ .name = "empty-call", .run = run_empty_call },
-	{ .name = "read", .run = kst_path_read },
-	{ .name = "write", .run = kst_path_write },
-	{ .name = "absent-read", .run = kst_path_read, .absent = true },
-	{ .name = "absent-write", .run = kst_path_write, .absent = true },
-	{ .name = "cow", .before = kst_path_start_child, .run = kst_path_write, .after = kst_path_stop_child },
+	{ .name = "read", .run = run_read },
+	{ .name = "write", .run = run_write },
+	{ .name = "absent-read", .run = run_read, .absent = true },
+	{ .name = "absent-write", .run = run_write, .absent = true },
+	{ .name = "cow", .before = kst_path_start_child, .run = run_write, .after = kst_path_stop_child },
 	{ .name = "fork", .run = kst_path_start_child, .after = kst_path_stop_child, .forks = true },
 	{ .name = "child-read", .run = run_child_read },
 	{ .name = "gup", .run = run_gup },

@@ -22,6 +22,7 @@
 #define DEVICE "/dev/zram0"
 #define SWAP_BYTES (64UL << 20)
 #define TRIES 16
+#define SMALL 4096
 
 /* The header of a swap area, version 1 (include/linux/swap.h, union swap_header). */
 static int make_swap(void)
@@ -75,14 +76,18 @@ static void fill(const struct kst_mem *mem)
 			*(volatile uint64_t *)(mem->addr + i * mem->page_size + at) = i + 1;
 }
 
-static json_t *open_filled(struct work *w)
+/* A huge page goes out whole, or in parts; it comes in by small pages. */
+static int touch_each(struct work *w, bool write)
 {
-	json_t *reply = open_swap(w);
+	struct kst_mem small = w->loop.mem;
 
-	if (!reply)
-		fill(&w->loop.mem);
-	return reply;
+	small.page_size = SMALL;
+	kst_mem_touch(&small, write);
+	return 0;
 }
+
+static int run_read(struct work *w) { return touch_each(w, false); }
+static int run_write(struct work *w) { return touch_each(w, true); }
 
 static bool all_out(struct work *w)
 {
@@ -90,7 +95,7 @@ static bool all_out(struct work *w)
 
 	if (mincore(w->loop.mem.addr, w->loop.mem.len, resident))
 		return false;
-	return !memchr(resident, 1, w->loop.mem.len / 4096);
+	return !memchr(resident, 1, w->loop.mem.len / SMALL);
 }
 
 static int page_out(struct work *w)
@@ -105,7 +110,7 @@ static int page_out(struct work *w)
 }
 
 const struct path kst_swap_paths[] = {
-	{ .name = "swap-read", .open = open_filled, .before = page_out, .run = kst_path_read, .close = close_swap },
-	{ .name = "swap-write", .open = open_filled, .before = page_out, .run = kst_path_write, .close = close_swap },
+	{ .name = "swap-read", .open = open_swap, .contents = fill, .before = page_out, .run = run_read, .close = close_swap },
+	{ .name = "swap-write", .open = open_swap, .contents = fill, .before = page_out, .run = run_write, .close = close_swap },
 	{ .name = NULL },
 };

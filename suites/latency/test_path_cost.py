@@ -37,8 +37,8 @@ NEEDS = {"": (), "wp": ("wp", "wp_shmem", "wp_async"), "rwp": ("rwp", "rwp_async
 EVERYWHERE = ["fork", "mprotect", "mremap", "munmap", "exit", "dontneed", "pagemap", "smaps", "gup", "gup-write"]
 CALLS = dict.fromkeys(EVERYWHERE, ALL) | {
     "cow": ("anon", "thp"),
-    "swap-read": SMALL,
-    "swap-write": SMALL,
+    "swap-read": (*SMALL, "thp"),
+    "swap-write": (*SMALL, "thp"),
     "move": ("anon", "thp"),
 }
 BYSTANDERS = (
@@ -47,8 +47,8 @@ BYSTANDERS = (
     | {
         "empty-call": ("anon",),
         "child-read": ("anon", "shmem", "thp", "shmem_thp"),
-        "numa-hint": (*SMALL, "thp"),
-        "numa-hint-write": (*SMALL, "thp"),
+        "numa-hint": (*SMALL, "thp", "shmem_thp"),
+        "numa-hint-write": (*SMALL, "thp", "shmem_thp"),
     }
 )
 FILLS = {"copy": (*SMALL, "hugetlb"), "zeropage": SMALL, "continue": ("shmem", "hugetlb")}
@@ -107,6 +107,7 @@ def _measure(subject: Subject, record_metric: Callable[..., None], row: Row) -> 
 
 SET_MODE = [Row("rwp", "set-mode", kind) for kind in KINDS]
 SET_MODE += [Row("rwp", "set-mode", kind, vmas) for vmas in (64, 1024) for kind in SMALL]
+SET_MODE += [Row("rwp", "set-mode", kind, 64) for kind in ("thp", "hugetlb")]  # 1,024 would be 2 GiB
 
 
 @pytest.mark.parametrize(

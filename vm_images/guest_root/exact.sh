@@ -13,7 +13,7 @@ while read -r module; do
 	[ -z "$module" ] || insmod "/kst/modules/$module" || say "insmod $module failed"
 done < /kst/modules/order
 ifconfig lo up
-echo 16 > /proc/sys/vm/nr_hugepages 2> /dev/null
+echo 72 > /proc/sys/vm/nr_hugepages 2> /dev/null
 # DAMON_STAT, which Debian's kernels have switched on, clears the accessed bits of pages that are being measured.
 echo N > /sys/module/damon_stat/parameters/enabled 2> /dev/null
 
