@@ -1,31 +1,38 @@
 """How steady exact figures are where all else differs: ``python tests/bench_steady.py FOLDER [SPEC BOOTS]``.
 
 Two boots of one kernel are the same to the instruction (tests/test_machines_exact.py), but two kernels do not boot in
-the same way, and what a path costs may depend on that. So each boot of SPEC, a ``kst run`` of the latency suite in
-exact mode, has 4 MiB less memory than the one before. It is kept in FOLDER; runs that are there are used again, so
-boots can be added. Every run is compared with every other as ``kst compare`` would: a figure that is
-not the same within its noise (``NOISE``) is an alarm, and there must be none. Exits with 1 if there was one.
+the same way, and what a path costs may depend on that. So each boot of SPEC, a run of the latency suite in exact mode,
+has 4 MiB less memory than the one before. It is kept in FOLDER; runs that are there are used again, so boots can be
+added. Every run is compared with every other as ``kst compare --max-regression 0`` would, by function where that tells
+noise apart: a figure that is not the same is an alarm, and there must be none. Exits with 1 if there was one.
 """
 
 from __future__ import annotations
 
 import itertools
-import subprocess
 import sys
 from collections import Counter
 from pathlib import Path
 
+from rich.console import Console
+
+from kselftests_py import run
+from kselftests_py.reports.terminal import TerminalView
 from kselftests_py.results import RunFolder
-from kselftests_py.results.regression import Change, changes, figures, title
+from kselftests_py.results.noise import of_path
+from kselftests_py.results.regression import Change, changes, figures
 
 
 def boot(folder: Path, spec: str) -> None:
-    """One more run; :raises CalledProcessError: it did not pass."""
+    """One more run; :raises RuntimeError: it did not pass."""
     number = sum(1 for _ in folder.glob("boot-*")) + 1
-    command = [sys.executable, "-m", "kselftests_py", "run", "--kernel", spec, "--baseline", "none"]
-    command += ["--suite", "latency", "--mode", "exact", "--out", str(folder / f"boot-{number}")]
-    command += ["--memory", f"{1028 - 4 * number}M"]
-    subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
+    options = run.Options(
+        kernels=(spec,), baseline="none", suites=("latency",), mode="exact", memory=f"{1028 - 4 * number}M",
+        out=folder / f"boot-{number}", apart=True,
+    )  # fmt: skip
+    _, verdict = run.run(options, TerminalView(Console(quiet=True)))
+    if verdict.exit_code:
+        raise RuntimeError(f"{options.out}: {verdict.word}: {verdict.why}")
 
 
 def main(where: str, spec: str = "", boots: str = "0") -> int:
@@ -45,7 +52,8 @@ def main(where: str, spec: str = "", boots: str = "0") -> int:
             steady += 1
             continue
         change = Change(metric.name, metric.labels, metric.unit, min(values), max(values))
-        print(f"{change.more:12.6g} | {change.noise:g} | {title(metric.name, metric.labels)}: {sorted(values)}")
+        functions = " by function" * bool(of_path(metric.labels).functions)
+        print(f"{change.more:12.6g} | {change.noise:g}{functions} | {change.title}: {sorted(values)}")
     alarms: Counter[str] = Counter()
     comparisons = list(itertools.combinations(runs, 2))
     for base, head in comparisons:

@@ -156,6 +156,24 @@ def test_table_names_each_path_and_its_change() -> None:
     assert "=" in lines[3]
 
 
+def test_paths_are_shown_in_an_order_in_which_they_are_compared() -> None:
+    """Base and head of each differ in nothing: what counts is their order."""
+    size = {"path": "protect", "kind": "anon", "protection": "wp"}
+    wanted = [
+        ASYNC, ASYNC | {"protection": "rwp"}, ASYNC | {"protection": "rwp", "kind": "hugetlb"},
+        COW, COW | {"protection": "wp"}, COW | {"protection": "rwp"},
+        *(size | {"pages": pages} for pages in ("16", "512", "262144")),
+    ]  # fmt: skip
+    records = [figure(1, labels) for labels in sorted(wanted, key=str)]
+    found = report.in_order(changes(records, records))
+    by_path = [[one.labels for one in found if one.labels["path"] == path] for path in ("fault", "cow", "protect")]
+    assert by_path == [wanted[:3], wanted[3:6], wanted[6:]]
+    both = [msgspec.structs.replace(one, kernel=kernel) for one in records for kernel in (OLD, NEW)]
+    page = html.render(both, factory.manifest()).partition("Path by path")[2]
+    places = [page.index(f">{one.title}<") for one in found]
+    assert places == sorted(places)
+
+
 def test_the_same_kernel_twice_is_refused() -> None:
     told = CliRunner().invoke(cli.main, ["compare", "host", "host"])
     assert (told.exit_code, told.output.count("\n")) == (2, 1), told.output

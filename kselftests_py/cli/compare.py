@@ -101,10 +101,10 @@ def compare_command(
     """Measure KERNEL and BASELINE, and tell for each path what it became dearer by.
 
     Both are specs as for 'kst run --kernel'. Without BASELINE a kernel that is built is compared with its wp-only
-    twin (the same without RWP), any other with Debian's newest without RWP. In exact mode, instructions: a path with
-    one thread is exact, one instruction more is told, and what was measured before with the same probe, suites and
-    QEMU is not measured again. In wall mode, nanoseconds on guests with KVM, ssh: hosts and host: the kernels take
-    turns, boot by boot, and a kernel may be compared with itself.
+    twin (the same without RWP), any other with Debian's newest without RWP. In exact mode, instructions: of a path with
+    one thread one more is told (of fork, exit and huge pages with --max-regression or --where only), and what was
+    measured before with the same probe, suites and QEMU is not measured again. In wall mode, nanoseconds on guests with
+    KVM, ssh: hosts and host: the kernels take turns, boot by boot, and a kernel may be compared with itself.
     """
     if mode == "exact" and (blocks is not None or lie is not None):
         raise UsageError("--boots and --lie are for --mode wall: an exact figure needs no second boot")
@@ -123,7 +123,8 @@ def compare_command(
     folder, found, verdict = compare.compare(options, kernel, baseline, allowed, view)
     if found.changes:
         view.console.print()
-        view.console.print(changes.table(found.changes, found.baseline, found.kernel), highlight=False)
+        shown = changes.in_order(found.changes)
+        view.console.print(changes.table(shown, found.baseline, found.kernel), highlight=False)
     changed = functions.changed(folder.ordered(), folder.manifest()) if where and found.changes else []
     moved = functions.moved(changed)
     for one in moved[:_SHOWN]:

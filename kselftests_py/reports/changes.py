@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 from rich.table import Table
 from rich.text import Text
 
-from kselftests_py.reports.comparison import NOTHING, format_change, format_number
+from kselftests_py.reports.comparison import LABELS, NOTHING, format_change, format_number, place_of
 from kselftests_py.reports.text import one_line
 from kselftests_py.results.regression import Change
 
@@ -22,6 +22,20 @@ def configurations(symbols: Sequence[str]) -> str:
         return ""
     named = ", ".join(symbols[:_NAMED]) + (", ..." if len(symbols) > _NAMED else "")
     return f"the configurations differ in {len(symbols)} symbol{'' if len(symbols) == 1 else 's'} ({named})"
+
+
+def in_order(found: Iterable[Change]) -> list[Change]:
+    """Path by path: of one kind of memory and access what nobody protects, then WP, then RWP."""
+    return sorted(found, key=_place)
+
+
+def _place(change: Change) -> tuple[object, ...]:
+    labels = change.labels
+    rest = sorted(f"{name}={value}" for name, value in labels.items() if name not in (*LABELS, "protection"))
+    path = [place_of(labels.get(name, "")) for name in LABELS]
+    protection = labels.get("protection", "")
+    # Of two numbers the one with more digits is the larger.
+    return (*path, [(len(one), one) for one in rest], bool(protection), place_of(protection), change.name)
 
 
 def percent(change: Change) -> str:

@@ -63,7 +63,7 @@ def render(records: list[Record], manifest: Manifest) -> str:
         accesses_title=accesses.TITLE,
         waterfalls=[(falls, _charts().waterfall(falls)) for falls in waterfall.build(records, manifest)],
         stages=list(waterfall.STAGES.values()),
-        changes=[(change, changes.row(change)) for change in changes_of_run(records, manifest)],
+        changes=[(change, changes.row(change)) for change in changes.in_order(changes_of_run(records, manifest))],
         change_headings=[*(entry.label for entry in pair(manifest) or ()), *changes.HEADINGS],
         moved=where.moved(where.changed(records, manifest)),
         moved_headings=[*(entry.label for entry in pair(manifest) or ()), where.MORE],
