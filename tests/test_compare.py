@@ -160,7 +160,7 @@ def test_paths_are_shown_in_an_order_in_which_they_are_compared() -> None:
     """Base and head of each differ in nothing: what counts is their order."""
     size = {"path": "protect", "kind": "anon", "protection": "wp"}
     wanted = [
-        ASYNC, ASYNC | {"protection": "rwp"}, ASYNC | {"protection": "rwp", "kind": "hugetlb"},
+        ASYNC | {"trapped": "no"}, ASYNC | {"protection": "rwp"}, ASYNC | {"protection": "rwp", "kind": "hugetlb"},
         COW, COW | {"protection": "wp"}, COW | {"protection": "rwp"},
         *(size | {"pages": pages} for pages in ("16", "512", "262144")),
     ]  # fmt: skip

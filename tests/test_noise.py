@@ -3,28 +3,32 @@ that is known, else by path. On made-up figures: no kernel is booted."""
 
 from __future__ import annotations
 
+import dataclasses
 import io
+import json
 from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
 import results_factory as factory
 from click.testing import CliRunner
+from machines_fixtures import image as image
 from results_factory import NEW, OLD, record
 from rich.console import Console
 
-from kselftests_py import cli, compare
+from kselftests_py import cli, compare, run
 from kselftests_py.errors import HarnessError
 from kselftests_py.kernels import KernelImage
 from kselftests_py.machines.exact import ExactGuest
 from kselftests_py.machines.machine import NeverUp
 from kselftests_py.pytest_plugin import known, session
 from kselftests_py.reports import changes as report
+from kselftests_py.reports import junit
 from kselftests_py.results import KernelEntry, Metric, Outcome, Record, Where
 from kselftests_py.results import history as kept
 from kselftests_py.results.noise import NOISE
 from kselftests_py.results.regression import changes, regressions
-from kselftests_py.where import made_by
+from kselftests_py.where import made_by, of_kernel, refusal
 
 FORK = {"path": "fork", "kind": "anon"}
 EXIT = {"path": "exit", "kind": "anon"}
@@ -49,14 +53,17 @@ def figure(
     [
         (FORK, {"dup_mm": 100}, {"dup_mm": 101}, 1, "dearer"),
         (FORK, {"dup_mm": 100}, {"dup_mm": 99}, -1, "cheaper"),
-        (FORK, {"dup_mm": 100, "pidfs_add_pid": 40}, {"dup_mm": 100, "pidfs_add_pid": 72}, 0, "same"),
+        (FORK, {"dup_mm": 100, "pidfs_add_pid": 40}, {"dup_mm": 100, "pidfs_add_pid": 56}, 0, "same"),
         (FORK, {"dup_mm": 100, "memcpy_orig": 40}, {"dup_mm": 101, "memcpy_orig": 36}, 1, "dearer"),
         (FORK, {"dup_mm": 100, "memcpy_orig": 40}, {"dup_mm": 101, "memcpy_orig": 39}, 1, "dearer"),
-        # More than boots differ by: what copies is dearer itself.
+        # More than boots differ by: what copies is dearer itself, or has more to copy.
         (FORK, {"memcpy_orig": 40}, {"memcpy_orig": 73}, 33, "dearer"),
+        (FORK, {"dup_mm": 100, "pidfs_add_pid": 40}, {"dup_mm": 100, "pidfs_add_pid": 57}, 17, "dearer"),
+        (FORK, {"dup_mm": 100, "memcpy_orig": 90}, {"dup_mm": 196, "memcpy_orig": 26}, 32, "dearer"),
         (FORK, {"dup_mm": 100, "memcpy_orig": 40}, {"dup_mm": 140, "memcpy_orig": 44}, 40, "dearer"),
         (FORK, {"gone": 7}, {"new": 7}, 0, "same"),
-        (EXIT, {"kmem_cache_free_bulk": 100}, {"kmem_cache_free_bulk": 180}, 0, "same"),
+        (EXIT, {"kmem_cache_free_bulk": 100}, {"kmem_cache_free_bulk": 151, "memcpy_orig": 10, "memcpy": 1}, 0, "same"),
+        (EXIT, {"pidfs_add_pid": 40}, {"pidfs_add_pid": 41}, 1, "dearer"),
         (EXIT, {"kmem_cache_free_bulk": 100}, {"kmem_cache_free_bulk": 100, "exit_mm": 1}, 1, "dearer"),
         # No noise: each function counts. And where another thread is in the sample, none tells anything.
         (COW, {"memcpy_orig": 40}, {"memcpy_orig": 41}, 1, "dearer"),
@@ -82,7 +89,7 @@ def test_what_is_in_no_function_of_the_kernel_counts() -> None:
 def test_where_functions_are_not_known_the_path_has_its_noise(by: str) -> None:
     for head, counts in ((132, 0), (133, 33)):
         (change,) = changes([figure(FORK, {"dup_mm": 100})], [figure(FORK, {"dup_mm": head}, by=by)])
-        assert (change.apart, change.counts) == (None, counts)
+        assert (change.apart, change.counts, change.untold) == (None, counts, not counts)
 
 
 def test_functions_of_another_sample_tell_nothing() -> None:
@@ -93,19 +100,22 @@ def test_functions_of_another_sample_tell_nothing() -> None:
     assert (change.apart, change.verdict) == (None, "same")
 
 
-def test_functions_are_named_for_paths_of_one_thread() -> None:
-    several = [one.labels for one in NOISE if not one.functions]
-    assert several == [
-        {"delivery": ("sync",)}, {"path": ("fork-event", "mremap-event")}, {"path": ("missing",)},
-        {"pages": ("262144",)},
-    ]  # fmt: skip
+@pytest.mark.vm
+@pytest.mark.network
+def test_functions_are_named_as_a_kernel_names_them(image: KernelImage, tmp_path: Path) -> None:
+    """A name that no kernel has would make one instruction more of a path an alarm, or hide none."""
+    there = set(of_kernel(image, lambda: tmp_path / "console", lambda _: None).names)
+    assert {name for one in NOISE for name in one.functions} <= there
 
 
-def test_a_change_within_the_noise_is_told_as_what_it_is() -> None:
+def test_a_change_within_the_noise_is_told_as_what_it_is(tmp_path: Path) -> None:
     base, head = ({"dup_mm": 1000, "memcpy_orig": 40}, {"dup_mm": 1001, "memcpy_orig": 36})
     out = io.StringIO()
     Console(file=out, width=160).print(report.table(changes([figure(FORK, base)], [figure(FORK, head)]), "a", "b"))
     assert "1,040  1,037    -3  +1 beside noise" in out.getvalue()
+    records = [figure(FORK, base, OLD, suite="latency"), figure(FORK, head, suite="latency")]
+    folder = factory.run_folder(tmp_path / "run", records, factory.manifest())
+    assert 'value="-3 +1 beside noise"' in junit.write(folder).read_text()
 
 
 @pytest.mark.parametrize(("function", "word", "code"), [("dup_mm", "DEARER", 1), ("memcpy_orig", "PASS", 0)])
@@ -117,6 +127,14 @@ def test_gate(tmp_path: Path, function: str, word: str, code: int) -> None:
     assert (verdict.word, verdict.exit_code) == (word, code)
     if code:
         assert "most fork anon (+1)" in verdict.why
+
+
+@pytest.mark.parametrize(("head", "allowed", "told"), [(109, 0.0, True), (109, None, False), (100, 0.0, False)])
+def test_a_gate_that_was_blunt_says_so(tmp_path: Path, head: int, allowed: float | None, told: bool) -> None:
+    records = [figure(FORK, {"dup_mm": 100}, OLD), figure(FORK, {"dup_mm": head}, by="")]
+    found = compare.between(factory.run_folder(tmp_path / "run", records, factory.manifest()), allowed)
+    verdict = compare.decide(found, allowed)
+    assert (verdict.word, "; of 1 it is not known by function" in verdict.why) == ("PASS", told)
 
 
 ASKED = ["compare", "debian:7.3.4", "debian:7.2.13", "-k", "fork-anon and not wp and not rwp", "--jobs", "1"]
@@ -145,16 +163,23 @@ def boots(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, ..
     monkeypatch.setattr("kselftests_py.pytest_plugin.station.of_kernel", lambda *_: None)
     watch = SimpleNamespace(options=("-plugin", "x"), close=lambda: None)
     monkeypatch.setattr("kselftests_py.pytest_plugin.station.Watch", lambda _functions: watch)
+    monkeypatch.setattr(run, "refusal", lambda _images: "")
     monkeypatch.setattr(known, "how", lambda memory: HOW | {"memory": memory})
     return tried
 
 
-def remember(by: str) -> None:
+def remember(by: str, dearer: str = "") -> None:
+    """A fork on both kernels, which costs one instruction more on *dearer*."""
     for release in ("7.2.13", "7.3.4"):
         image = made(f"debian:{release}")
         entry = KernelEntry(label=image.label, spec=image.spec, release=release, digest=image.digest)
         name = "latency/test_path_cost.py::test_path_cost_in_instructions[fork-anon]"
-        kept.remember(entry, HOW, "now", figure(FORK, {"f": 9}, by=by, id=name, suite="latency", profile="exact"))
+        kept.remember(
+            entry,
+            HOW,
+            "now",
+            figure(FORK, {"f": 9 + (release == dearer)}, by=by, id=name, suite="latency", profile="exact"),
+        )
 
 
 @pytest.mark.parametrize(
@@ -175,15 +200,50 @@ def test_a_gate_counts_by_function_where_that_tells_noise_apart(
     assert boots == ([("-plugin", "x")] * 2 if booted else [])
 
 
-@pytest.mark.parametrize(("option", "word"), [("--max-regression=0", "NO BOOT"), ("--where", "no plugin here")])
+@pytest.mark.parametrize(("options", "counts"), [([], [0, 0]), (["--max-regression", "1"], [1, 1])])
+@pytest.mark.usefixtures("boots")
+def test_a_verdict_does_not_depend_on_what_is_in_the_cache(options: list[str], counts: list[int]) -> None:
+    """What was counted by function once is not taken for it unasked."""
+    remember(made_by(), "7.3.4")
+    told = CliRunner().invoke(cli.main, [*ASKED, *options, "--json"])
+    (change,) = json.loads(told.stdout)["changes"]
+    assert [change["counts"], int(change["verdict"] == "dearer")] == counts
+
+
 def test_a_gate_does_without_functions_that_are_not_to_be_had(
-    boots: list[tuple[str, ...]], monkeypatch: pytest.MonkeyPatch, option: str, word: str
+    boots: list[tuple[str, ...]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    """Known before the first boot, or when the guest is started."""
+
     def refuse(_functions: object) -> None:
         raise HarnessError("no plugin here")
 
     monkeypatch.setattr("kselftests_py.pytest_plugin.station.Watch", refuse)
-    told = CliRunner().invoke(cli.main, [*ASKED, option])
-    assert boots == ([()] * 2 if word == "NO BOOT" else [])
-    assert word in told.output
-    assert ("which functions a change is in is not told: no plugin here" in told.output) is bool(boots)
+    told = CliRunner().invoke(cli.main, [*ASKED, "--max-regression", "0"])
+    assert (boots, "NO BOOT" in told.output) == ([()] * 2, True)
+    assert "7.3.4: no plugin here: so it is not told by function what is noise" in told.output
+    boots.clear()
+    assert "no plugin here" in CliRunner().invoke(cli.main, [*ASKED, "--where"]).output
+    assert boots == []
+    remember("")
+    monkeypatch.setattr(run, "refusal", lambda images: f"{len([*images])} refuse")
+    told = CliRunner().invoke(cli.main, [*ASKED, "--max-regression", "0"])
+    assert "2 refuse: so it is not told by function what is noise" in told.output
+    assert (boots, told.exit_code) == ([], 0)
+
+
+@pytest.mark.parametrize(("config", "told"), [("CONFIG_KALLSYMS=y\n", ""), ("# no\n", "without CONFIG_KALLSYMS")])
+def test_a_kernel_without_names_is_told_before_it_is_booted(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, config: str, told: str
+) -> None:
+    (tmp_path / "config").write_text(config)
+    image = dataclasses.replace(made("debian:7.3.4"), config=tmp_path / "config")
+    monkeypatch.setattr("kselftests_py.where.watch.Watch", lambda _: SimpleNamespace(close=lambda: None))
+    assert told in refusal([image])
+    assert bool(refusal([image])) is bool(told)
+    assert not refusal([made("debian:7.3.4")])  # nothing is known of its configuration
+
+
+def test_a_qemu_without_plugins_is_told_before_a_boot(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("kselftests_py.where.watch._ASKED", ["false"])
+    assert refusal([]).startswith("this QEMU does not take the plugin")

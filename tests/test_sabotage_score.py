@@ -111,7 +111,7 @@ def measured(cost: float, outcome: Outcome = Outcome.DONE) -> Record:
     ("code", "found", "by"),
     [
         (0, [measured(100)], ""),
-        (0, [measured(2000)], "kst compare --max-regression 0"),
+        (0, [measured(2000)], "kst compare"),
         (1, [measured(100, Outcome.FAIL)], "latency/a"),
     ],
     ids=["same", "dearer", "a test of the suite"],

@@ -134,7 +134,7 @@ def test_a_kernel_is_asked_once(asked: Any) -> None:
 
 def test_a_kernel_that_boots_only_exactly_is_no_kernel_that_does_not_boot(asked: Any) -> None:
     _, ask = asked(b"no boot")
-    with pytest.raises(HarnessError, match=r"^--where: the guest .* is not up: no boot here$"):
+    with pytest.raises(HarnessError, match=r"^the guest .* is not up: no boot here$"):
         ask()
 
 
@@ -243,7 +243,7 @@ def test_a_qemu_that_takes_no_plugin_is_told_in_its_own_words(
     fake_qemu(tmp_path, monkeypatch, "nothing", said)
     with pytest.raises(HarnessError) as raised:
         Watch(FUNCTIONS)
-    assert str(raised.value) == f"this QEMU does not take the plugin of --where ({told})"
+    assert str(raised.value) == f"this QEMU does not take the plugin that counts by function ({told})"
 
 
 def test_no_qemu_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

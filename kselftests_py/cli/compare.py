@@ -123,8 +123,7 @@ def compare_command(
     folder, found, verdict = compare.compare(options, kernel, baseline, allowed, view)
     if found.changes:
         view.console.print()
-        shown = changes.in_order(found.changes)
-        view.console.print(changes.table(shown, found.baseline, found.kernel), highlight=False)
+        view.console.print(changes.table(found.changes, found.baseline, found.kernel), highlight=False)
     changed = functions.changed(folder.ordered(), folder.manifest()) if where and found.changes else []
     moved = functions.moved(changed)
     for one in moved[:_SHOWN]:
@@ -149,7 +148,7 @@ def compare_command(
 def _told(change: Change) -> dict[str, Any]:
     """Nobody who reads it need know what is noise."""
     told: dict[str, Any] = msgspec.to_builtins(change)
-    return told | {"title": change.title, "more": change.more, "counts": change.counts, "verdict": change.verdict}
+    return told | {name: getattr(change, name) for name in ("title", "more", "counts", "untold", "verdict")}
 
 
 def _end(folder: RunFolder, found: dict[str, Any], verdict: Verdict, view: TerminalView, as_json: bool) -> NoReturn:

@@ -85,7 +85,9 @@ def recall(run: Run, wanted: Sequence[tuple[pytest.Item, Target]]) -> list[pytes
         if not known:
             continue
         for item, record in known:
-            run.folder.append(msgspec.structs.replace(record, kernel=target.label))
+            # Nothing may be told by function only because it was once: a verdict would depend on the cache.
+            where = record.where if run.bench.settings.where != "no" else {}
+            run.folder.append(msgspec.structs.replace(record, kernel=target.label, where=where))
             written.append(item)
         _tell(run, target, before, f"{len(known)} of {len(items)}")
     return written

@@ -308,7 +308,7 @@ class Bench:
         except HarnessError as error:
             if self.settings.where == "must":
                 raise
-            self.note(f"{kernel.label}: which functions a change is in is not told: {error}")
+            self.note(f"{kernel.label}: {error}: so it is not told by function what is noise")
             return None
 
     def _prove_kvm(self, kernel: KernelImage) -> None:

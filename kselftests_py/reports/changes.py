@@ -31,7 +31,8 @@ def in_order(found: Iterable[Change]) -> list[Change]:
 
 def _place(change: Change) -> tuple[object, ...]:
     labels = change.labels
-    rest = sorted(f"{name}={value}" for name, value in labels.items() if name not in (*LABELS, "protection"))
+    known = (*LABELS, "protection", "trapped")
+    rest = sorted(f"{name}={value}" for name, value in labels.items() if name not in known)
     path = [place_of(labels.get(name, "")) for name in LABELS]
     protection = labels.get("protection", "")
     # Of two numbers the one with more digits is the larger.
@@ -39,12 +40,17 @@ def _place(change: Change) -> tuple[object, ...]:
 
 
 def percent(change: Change) -> str:
-    """The change as a share of the base, signed; "=" where it is none. Within the path's noise: what of it is not."""
+    """The change as a share of the base, signed; "=" where it is none; what of it is no noise, where a part is."""
     if change.verdict == "same":
         return "="
-    if abs(change.more) <= change.noise:
-        return f"{format_change(change.counts)} beside noise"
+    if change.counts != change.more:
+        return beside_noise(change)
     return f"{100 * change.more / change.base:+.2f} %" if change.base else format_change(change.more)
+
+
+def beside_noise(change: Change) -> str:
+    """What of the change is no noise, in words; empty where that is all of it, or none."""
+    return f"{format_change(change.counts)} beside noise" if change.counts not in (0, change.more) else ""
 
 
 def row(change: Change) -> list[str]:

@@ -11,6 +11,7 @@ from pathlib import Path
 
 from junit_xml import TestCase, TestSuite, to_xml_report_string
 
+from kselftests_py.reports.changes import beside_noise
 from kselftests_py.reports.comparison import is_emulated, may_print
 from kselftests_py.reports.text import one_line, printable
 from kselftests_py.results import Manifest, Outcome, Record, RunFolder, wall
@@ -25,8 +26,8 @@ def write(run: RunFolder) -> Path:
     manifest = run.manifest()
     records = sorted(run.ordered(), key=lambda record: (record.kernel, record.suite))
     more = {
-        one_line(f"more:{change.name} {change.title} [{change.unit}]", 1000): f"{change.more:+.10g}"
-        for change in changes_of_run(records, manifest)
+        one_line(f"more:{one.name} {one.title} [{one.unit}]", 1000): f"{one.more:+.10g} {beside_noise(one)}".rstrip()
+        for one in changes_of_run(records, manifest)
     }
     more |= _shifts(records, manifest)
     suites = [

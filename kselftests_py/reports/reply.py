@@ -12,6 +12,7 @@ import textwrap
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
+from kselftests_py.reports.changes import beside_noise
 from kselftests_py.reports.text import one_line
 from kselftests_py.results import KernelEntry, Manifest, Record, RunFolder, Verdict, judge
 from kselftests_py.results.capsule import Capsule
@@ -219,10 +220,11 @@ def _figures(changed: Sequence[Change], seen: Compared) -> list[str]:
     else:
         lines = [*_wrapped(f"{head}. Different: {len(changed)} (before, after, p10 to p90 of each where sampled):"), ""]
     for change in changed[:_SHOWN]:
-        share = f", {100 * change.more / change.base:+.2f} %" if change.base else ""
+        share = beside_noise(change) or (f"{100 * change.more / change.base:+.2f} %" if change.base else "")
         spreads = " | ".join(_spread(one) for one in (change.base_spread, change.head_spread) if one)
         figures = f"{_exact(change.base)} -> {_exact(change.head)} {change.unit}"
-        lines += _item(f"{change.title}: {figures} ({change.more:+g}{share}{spreads and '; '}{spreads})")
+        told = f"{change.more:+g}{share and ', '}{share}{spreads and '; '}{spreads}"
+        lines += _item(f"{change.title}: {figures} ({told})")
     lines += _more(changed)
     if seen.missing:
         lines += _wrapped(f"{len(seen.missing)} paths have a figure on one side only, such as {seen.missing[0]}.")

@@ -10,48 +10,49 @@ import msgspec
 class Noise(msgspec.Struct, frozen=True):
     """Of paths that have one of the values of each of ``labels``: the figure may differ by ``most``, in its unit.
 
-    ``functions``: the only ones in which it does; none where another thread is in the sample, which may be anywhere.
+    ``functions``: the only ones in which it does, and by how many instructions each; none: it may be in any.
     """
 
     labels: dict[str, tuple[str, ...]]
     most: float
-    functions: frozenset[str] = frozenset()
+    functions: dict[str, int] = {}
 
 
-_BOOT = frozenset(
-    {
-        # Forwards or backwards, by where the two lie in their slabs (arch/x86/lib/memcpy_64.S).
-        "memcpy",
-        "memcpy_orig",
-        # How long a chain of a hash is: of processes by number, with a random seed, and of address spaces.
-        "pidfs_add_pid",
-        "__khugepaged_enter",
-        "__khugepaged_exit",
-        # What is freed in batches: who fills one pays.
-        "kmem_cache_free_bulk",
-        # How many pages the free lists have of each size.
-        "__zone_watermark_ok",
-        # What the timer and the scheduler find to do at a tick.
-        "_find_next_bit",
-        "__rcu_read_unlock",
-        "enqueue_top_rt_rq",
-        "raw_irqentry_exit_cond_resched",
-        "rcu_sched_clock_irq",
-        "timer_recalc_next_expiry",
-    }
-)
-_HUGE = ("thp", "hugetlb", "shmem_thp")
+# docs/latency.md has what was seen, of these and of the rest.
 
-# docs/latency.md has what was seen of each.
+# Forwards or backwards, by where the two lie in their slabs (arch/x86/lib/memcpy_64.S); there are several copies.
+_COPIES = {"memcpy": 4, "memcpy_orig": 32}
+_MADE = _COPIES | {
+    # How long a chain of a hash is: of processes by number, with a random seed, and of address spaces.
+    "pidfs_add_pid": 16,
+    "__khugepaged_enter": 4,
+    # How many pages the free lists have of each size.
+    "__zone_watermark_ok": 16,
+    "enqueue_top_rt_rq": 12,
+}
+_ENDS = _COPIES | {
+    "__khugepaged_exit": 4,
+    # What is freed in batches: who fills one pays.
+    "kmem_cache_free_bulk": 64,
+}
+# What RCU finds to do at a timer tick.
+_TICK = {
+    "__rcu_read_unlock": 4,
+    "irqentry_exit": 8,
+    "raw_irqentry_exit_cond_resched": 8,
+    "rcu_sched_clock_irq": 4,
+}
+_HUGE = _TICK | {"__zone_watermark_ok": 32}
+
 NOISE = [
     # Two threads take turns: a switch may be one of another kind.
     Noise({"delivery": ("sync",)}, 16),
     Noise({"path": ("fork-event", "mremap-event")}, 32),
     # ... and what a fault maps around it depends on how far the other is: the median lies between such classes.
     Noise({"path": ("missing",)}, 160),
-    Noise({"path": ("fork",)}, 32, _BOOT),
-    Noise({"path": ("exit",)}, 80, _BOOT),
-    Noise({"path": ("gup", "gup-write", "absent-write"), "kind": _HUGE}, 32, _BOOT),
+    Noise({"path": ("fork",)}, 32, _MADE),
+    Noise({"path": ("exit",)}, 80, _ENDS),
+    Noise({"path": ("gup", "gup-write", "absent-write"), "kind": ("thp", "hugetlb", "shmem_thp")}, 32, _HUGE),
     # Some 100 million instructions, with timer ticks. This is of a page: one instruction more of each is told.
     Noise({"pages": ("262144",)}, 0.02),
 ]

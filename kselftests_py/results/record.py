@@ -123,7 +123,7 @@ class Record(msgspec.Struct, frozen=True, kw_only=True):
     metrics: Annotated[list[Metric], Meta(description="what was measured")] = []
     where: Annotated[
         dict[str, Where],
-        Meta(description="of an exact test with `--where`: the median sample of each of the probe's histograms"),
+        Meta(description="of an exact test that was counted by function: the median of each of the probe's histograms"),
     ] = {}
     block: Annotated[
         int, Meta(ge=0, description="which boot, or block of tests, of an interleaved comparison; 0: it is none")

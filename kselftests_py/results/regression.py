@@ -29,8 +29,8 @@ def title(name: str, labels: dict[str, str]) -> str:
 class Change(msgspec.Struct, frozen=True):
     """One path on both kernels: medians in ``unit``, and each side's 10th and 90th percentile where it was sampled.
 
-    ``apart``: what of ``more`` is in functions that do not remember how the kernel booted; None: that is not known, or
-    the path's noise is in no known functions.
+    ``apart``: what of ``more`` is not in functions that remember how the kernel booted, as far as they do; None: that
+    is not known, or the path has no such functions.
     """
 
     name: str
@@ -59,10 +59,15 @@ class Change(msgspec.Struct, frozen=True):
 
     @property
     def counts(self) -> float:
-        """What of ``more`` is no noise: what is in other functions; where that is not known, all or nothing."""
-        if self.apart is not None and abs(self.more - self.apart) <= self.noise:
+        """What of ``more`` is no noise: by function where that is known, else all or nothing."""
+        if self.apart is not None:
             return self.apart
         return self.more if abs(self.more) > self.noise else 0.0
+
+    @property
+    def untold(self) -> bool:
+        """It is within the noise of a path whose functions would tell, and they are not known."""
+        return self.apart is None and 0 < abs(self.more) <= self.noise and bool(of_path(self.labels).functions)
 
     @property
     def verdict(self) -> str:
@@ -104,7 +109,8 @@ def _apart(was: Record, now: Record, old: Metric, new: Metric) -> float | None:
     more = head.ticks - base.ticks
     if not remember or not base.by or base.by != head.by or more != new.value - old.value:  # or: not of this figure
         return None
-    return more - sum(head.functions.get(name, 0) - base.functions.get(name, 0) for name in remember)
+    changed = {name: head.functions.get(name, 0) - base.functions.get(name, 0) for name in remember}
+    return more - sum(change for name, change in changed.items() if abs(change) <= remember[name])
 
 
 def missing(base: Sequence[Record], head: Sequence[Record]) -> list[str]:

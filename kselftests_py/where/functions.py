@@ -105,7 +105,7 @@ def _asked(image: KernelImage, console: Callable[[], Path], note: Callable[[str]
         text = zlib.decompressobj(16 + zlib.MAX_WBITS).decompress(packed, _MAX).decode("ascii", "replace")
         return parse(text, image.config_value("CONFIG_PHYSICAL_START") or _START)
     except BootError as error:
-        raise HarnessError(f"--where: the guest that is to tell where functions are is not up: {error}") from None
+        raise HarnessError(f"the guest that is to tell where functions are is not up: {error}") from None
     except (ValueError, zlib.error, binascii.Error) as error:
         raise HarnessError(
             f"{image.spec}: its guest does not tell where functions are ({error}); build it with CONFIG_KALLSYMS"

@@ -9,7 +9,7 @@ import struct
 import subprocess
 import tempfile
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from functools import cache
 from itertools import islice
 from pathlib import Path
@@ -19,6 +19,7 @@ from filelock import FileLock
 
 from kselftests_py import kept
 from kselftests_py.errors import HarnessError
+from kselftests_py.kernels import KernelImage
 from kselftests_py.kernels.image import file_digest
 from kselftests_py.lab.replies import Histogram, Reply
 from kselftests_py.machines.accelerator import QEMU
@@ -93,7 +94,7 @@ def _options(arguments: str) -> tuple[str, str]:
         if asked.returncode == 0:
             return options
         told = (asked.stderr.strip().splitlines() or [f"it ended with {asked.returncode}"])[-1]
-    raise HarnessError(f"this QEMU does not take the plugin of --where ({told.strip()[-200:]})")
+    raise HarnessError(f"this QEMU does not take the plugin that counts by function ({told.strip()[-200:]})")
 
 
 def intervals(data: bytes) -> Iterator[dict[int, int]]:
@@ -177,6 +178,19 @@ class Watch:
 
     def close(self) -> None:
         self._folder.cleanup()
+
+
+def refusal(images: Iterable[KernelImage]) -> str:
+    """Why it cannot be told in which functions of *images* instructions are, as far as that needs no boot; empty: it
+    seems that it can."""
+    for image in images:
+        if image.config is not None and image.config_value("CONFIG_KALLSYMS") is None:
+            return f"{image.label} is built without CONFIG_KALLSYMS"
+    try:
+        Watch(Functions([0], [], [])).close()
+    except HarnessError as error:
+        return str(error)
+    return ""
 
 
 def _histograms(reply: bytes) -> Iterator[tuple[str, Counts]]:
