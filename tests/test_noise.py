@@ -12,7 +12,6 @@ from types import SimpleNamespace
 import pytest
 import results_factory as factory
 from click.testing import CliRunner
-from machines_fixtures import image as image
 from results_factory import NEW, OLD, record
 from rich.console import Console
 
@@ -29,6 +28,8 @@ from kselftests_py.results import history as kept
 from kselftests_py.results.noise import NOISE
 from kselftests_py.results.regression import changes, regressions
 from kselftests_py.where import made_by, of_kernel, refusal
+
+pytest_plugins = ["machines_fixtures"]
 
 FORK = {"path": "fork", "kind": "anon"}
 EXIT = {"path": "exit", "kind": "anon"}
@@ -105,7 +106,8 @@ def test_functions_of_another_sample_tell_nothing() -> None:
 def test_functions_are_named_as_a_kernel_names_them(image: KernelImage, tmp_path: Path) -> None:
     """A name that no kernel has would make one instruction more of a path an alarm, or hide none."""
     there = set(of_kernel(image, lambda: tmp_path / "console", lambda _: None).names)
-    assert {name for one in NOISE for name in one.functions} <= there
+    inlined = {"enqueue_top_rt_rq"}  # here; lean has it
+    assert {name for one in NOISE for name in one.functions} - inlined <= there
 
 
 def test_a_change_within_the_noise_is_told_as_what_it_is(tmp_path: Path) -> None:
