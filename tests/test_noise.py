@@ -249,3 +249,8 @@ def test_a_kernel_without_names_is_told_before_it_is_booted(
 def test_a_qemu_without_plugins_is_told_before_a_boot(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("kselftests_py.where.watch._ASKED", ["false"])
     assert refusal([]).startswith("this QEMU does not take the plugin")
+
+
+@pytest.mark.vm
+def test_a_qemu_with_plugins_is_not_refused() -> None:
+    assert refusal([]) == ""
