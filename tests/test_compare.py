@@ -184,7 +184,8 @@ def test_the_bench_of_boots_alarms_where_the_gate_would(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], second: float, alarms: int
 ) -> None:
     for number, value in enumerate([1500, second]):
-        records = [figure(value, ASYNC), figure(15_000 + 10 * number, SYNC)]  # the latter is within its noise
+        within_noise = figure(140_000 + 10 * number, FORK | {"path": "fork-event"})
+        records = [figure(value, ASYNC), within_noise]
         factory.run_folder(tmp_path / f"boot-{number}", records, factory.manifest())
     assert bench_steady.main(str(tmp_path)) == alarms
     shown = capsys.readouterr().out

@@ -35,6 +35,9 @@ FORK = {"path": "fork", "kind": "anon"}
 EXIT = {"path": "exit", "kind": "anon"}
 COW = {"path": "cow", "kind": "anon"}
 EVENT = {"path": "fork-event", "kind": "anon"}
+SYNC = {"path": "fault", "delivery": "sync", "kind": "anon"}
+MISSING = SYNC | {"path": "missing"}
+STAGE = SYNC | {"path": "waterfall", "stage": "read"}
 READS = 18  # of the clock, which the figure has not
 
 
@@ -66,9 +69,14 @@ def figure(
         (EXIT, {"kmem_cache_free_bulk": 100}, {"kmem_cache_free_bulk": 151, "memcpy_orig": 10, "memcpy": 1}, 0, "same"),
         (EXIT, {"pidfs_add_pid": 40}, {"pidfs_add_pid": 41}, 1, "dearer"),
         (EXIT, {"kmem_cache_free_bulk": 100}, {"kmem_cache_free_bulk": 100, "exit_mm": 1}, 1, "dearer"),
-        # No noise: each function counts. And where another thread is in the sample, none tells anything.
+        (SYNC, {"handle_userfault": 100}, {"handle_userfault": 101}, 1, "dearer"),
+        (SYNC, {"handle_userfault": 100, "record_times": 9}, {"handle_userfault": 100, "record_times": 3}, 0, "same"),
+        (SYNC, {"next_uptodate_folio": 100}, {"next_uptodate_folio": 101}, 1, "dearer"),
+        (MISSING, {"next_uptodate_folio": 100}, {"next_uptodate_folio": 21, "shmem_fault": 1}, 1, "dearer"),
+        # No noise: each function counts. And where samples are of several kinds, none tells anything.
         (COW, {"memcpy_orig": 40}, {"memcpy_orig": 41}, 1, "dearer"),
         (EVENT, {"dup_mm": 100}, {"dup_mm": 101}, 0, "same"),
+        (STAGE, {"userfaultfd_read": 100}, {"userfaultfd_read": 101}, 0, "same"),
     ],
 )
 def test_an_instruction_counts_but_in_functions_that_remember_the_boot(

@@ -102,9 +102,10 @@ def compare_command(
 
     Both are specs as for 'kst run --kernel'. Without BASELINE a kernel that is built is compared with its wp-only
     twin (the same without RWP), any other with Debian's newest without RWP. In exact mode, instructions: of a path with
-    one thread one more is told (of fork, exit and huge pages with --max-regression or --where only), and what was
-    measured before with the same probe, suites and QEMU is not measured again. In wall mode, nanoseconds on guests with
-    KVM, ssh: hosts and host: the kernels take turns, boot by boot, and a kernel may be compared with itself.
+    one thread one more is told (of fork, exit and huge pages with --max-regression or --where only, and then of sync
+    faults, too), and what was measured before with the same probe, suites and QEMU is not measured again. In wall mode,
+    nanoseconds on guests with KVM, ssh: hosts and host: the kernels take turns, boot by boot, and a kernel may be
+    compared with itself.
     """
     if mode == "exact" and (blocks is not None or lie is not None):
         raise UsageError("--boots and --lie are for --mode wall: an exact figure needs no second boot")

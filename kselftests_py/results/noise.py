@@ -43,13 +43,25 @@ _TICK = {
     "rcu_sched_clock_irq": 4,
 }
 _HUGE = _TICK | {"__zone_watermark_ok": 32}
+# Two threads take turns: a switch may be one of another kind.
+_SWITCH = {
+    "dequeue_task_rt": 12,
+    "enqueue_top_rt_rq": 12,
+    "psi_group_change": 8,
+    "record_times": 8,
+    "update_rt_rq_load_avg": 72,
+}
+# ... and what a fault maps around it depends on how far the other is.
+_AROUND = _SWITCH | {"filemap_map_pages": 48, "next_uptodate_folio": 96}
 
 NOISE = [
-    # Two threads take turns: a switch may be one of another kind.
-    Noise({"delivery": ("sync",)}, 16),
-    Noise({"path": ("fork-event", "mremap-event")}, 32),
-    # ... and what a fault maps around it depends on how far the other is: the median lies between such classes.
-    Noise({"path": ("missing",)}, 160),
+    # A stage has no sample of its own whose functions are known: that is the fault's.
+    Noise({"path": ("waterfall",)}, 16),
+    Noise({"delivery": ("sync",)}, 16, _SWITCH),
+    Noise({"path": ("missing",)}, 160, _AROUND),
+    Noise({"path": ("mremap-event",)}, 32, _SWITCH),
+    # Samples of several kinds, and the median may be of one or the other: these differ in more functions.
+    Noise({"path": ("fork-event",)}, 32),
     Noise({"path": ("fork",)}, 32, _MADE),
     Noise({"path": ("exit",)}, 80, _ENDS),
     Noise({"path": ("gup", "gup-write", "absent-write"), "kind": ("thp", "hugetlb", "shmem_thp")}, 32, _HUGE),
@@ -61,6 +73,6 @@ _NONE = Noise({}, 0.0)
 
 
 def of_path(labels: Mapping[str, str]) -> Noise:
-    """The noise of the path with these labels: the largest, where there are several."""
+    """The noise of the path with these labels: the largest, where there are several, of these the first."""
     found = [one for one in NOISE if all(labels.get(name) in values for name, values in one.labels.items())]
     return max(found, key=lambda one: one.most, default=_NONE)
