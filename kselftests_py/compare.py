@@ -100,5 +100,5 @@ def decide(found: Comparison, allowed: float | None) -> Verdict:
     dearer = sum(change.verdict == "dearer" for change in found.changes)
     why = f"{len(found.changes)} paths compared, {dearer} dearer"
     if allowed is not None and (untold := sum(change.untold for change in found.changes)):
-        why += f"; of {untold} it is not known by function whether their change is noise, and taken for that"
+        why += f"; {untold} changed within their noise, which was not told by function"
     return Verdict("PASS", why, 0)

@@ -46,10 +46,10 @@ def figure(value: float, labels: dict[str, str], kernel: str = NEW, mode: str = 
         (SYNC, 15000, 15017, "dearer"),
         (COW, 1_000_000, 1_000_001, "dearer"),
         (COW, 1_000_000, 999_999, "cheaper"),
-        (FORK, 110_000, 110_032, "same"),
-        (FORK, 110_000, 110_033, "dearer"),
-        (FORK, 110_000, 109_967, "cheaper"),
-        (FORK | {"path": "fork-event"}, 140_000, 140_032, "same"),
+        (FORK, 110_000, 110_048, "same"),
+        (FORK, 110_000, 110_049, "dearer"),
+        (FORK, 110_000, 109_951, "cheaper"),
+        (FORK | {"path": "fork-event"}, 140_000, 140_048, "same"),
         ({"path": "exit", "kind": "anon"}, 150_000, 150_080, "same"),
         ({"path": "exit", "kind": "anon"}, 150_000, 150_081, "dearer"),
         ({"path": "mremap-event", "kind": "anon"}, 20_000, 20_032, "same"),
@@ -163,11 +163,14 @@ def test_paths_are_shown_in_an_order_in_which_they_are_compared() -> None:
         ASYNC | {"trapped": "no"}, ASYNC | {"protection": "rwp"}, ASYNC | {"protection": "rwp", "kind": "hugetlb"},
         COW, COW | {"protection": "wp"}, COW | {"protection": "rwp"},
         *(size | {"pages": pages} for pages in ("16", "512", "262144")),
+        *(STAGE | {"stage": stage} for stage in ("trap", "read", "resolve", "wake", "back")),
     ]  # fmt: skip
     records = [figure(1, labels) for labels in sorted(wanted, key=str)]
     found = report.in_order(changes(records, records))
-    by_path = [[one.labels for one in found if one.labels["path"] == path] for path in ("fault", "cow", "protect")]
-    assert by_path == [wanted[:3], wanted[3:6], wanted[6:]]
+    by_path = [
+        [one.labels for one in found if one.labels["path"] == path] for path in ("fault", "cow", "protect", "waterfall")
+    ]
+    assert by_path == [wanted[:3], wanted[3:6], wanted[6:9], wanted[9:]]
     both = [msgspec.structs.replace(one, kernel=kernel) for one in records for kernel in (OLD, NEW)]
     page = html.render(both, factory.manifest()).partition("Path by path")[2]
     places = [page.index(f">{one.title}<") for one in found]

@@ -91,6 +91,7 @@ def boots(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     monkeypatch.setattr("kselftests_py.pytest_plugin.station.of_kernel", lambda *_: None)
     watch = SimpleNamespace(options=(), close=lambda: None)
     monkeypatch.setattr("kselftests_py.pytest_plugin.station.Watch", lambda _functions: watch)
+    monkeypatch.setattr(run, "refusal", lambda _images: "")
     monkeypatch.setattr(known, "how", lambda memory: HOW | {"memory": memory})
     for release, value in (("7.2.13", 1500), ("7.3.4", 1501)):
         image = made(f"debian:{release}")

@@ -172,8 +172,9 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
         no_guest = target is not None and target.entry.digest == "" and clock == "exact"
         unused_control = run.controls and target is not None and _control(item) is None
         (dropped if (clock and clock == unwanted) or no_guest or unused_control else kept).append(item)
+    exact = [(item, target) for item in kept if _profile(item) == "exact" and (target := _target(item))]
+    run.bench.ask_functions({target.label: target for _, target in exact}.values())
     if run.reuse:
-        exact = [(item, target) for item in kept if _profile(item) == "exact" and (target := _target(item))]
         try:
             written = known.recall(run, exact)
         except KstError as error:

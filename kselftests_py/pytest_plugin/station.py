@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import subprocess
 import time
-from collections.abc import Callable
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field, replace
 from functools import partial
-from pathlib import Path
 from typing import Literal
 
 import msgspec
@@ -201,6 +200,17 @@ class Bench:
     wall: bool = False  # nanoseconds are measured: what they depend on is kept
     _stations: dict[tuple[str, Profile], Station] = field(default_factory=dict)
 
+    def ask_functions(self, targets: Iterable[Target]) -> None:
+        """Where they need only be told as far as can be ("try"): of all of *targets*, or of none."""
+        for target in targets:
+            if self.settings.where != "try" or not isinstance(target.kernel, KernelImage):
+                continue
+            try:
+                of_kernel(target.kernel, partial(self.folder.new_console, target.label), self.note)
+            except HarnessError as error:
+                self.note(f"{target.label}: {error}: so it is not told by function what is noise")
+                self.settings = replace(self.settings, where="no")
+
     def station(self, target: Target, profile: Profile) -> Station:
         """The running station; :raises KstError: it does not come up (remembered, not tried again and again)."""
         if isinstance(target.kernel, RunningKernel) and profile == "exact":
@@ -292,24 +302,14 @@ class Bench:
             return LocalHost() if kernel.kind == "host" else SshHost(kernel, agent())
         consoles = partial(self.folder.new_console, target.label)
         if station.profile == "exact":
-            station.watch = self._watch(kernel, consoles)
+            if self.settings.where != "no":
+                station.watch = Watch(of_kernel(kernel, consoles, self.note))
             options = GuestOptions(memory=self.settings.memory, qemu=station.watch.options if station.watch else ())
             return ExactGuest(kernel, agent(), consoles, options, self.note)
         chosen = accelerator.choose(self.settings.accel, lambda: self._prove_kvm(kernel))
         target.entry.accelerator, target.entry.accelerator_reason = chosen.name, chosen.reason
         options = GuestOptions(self.settings.cpus, self.settings.memory, chosen.name)
         return VngGuest(kernel, agent(), consoles, options, self.note)
-
-    def _watch(self, kernel: KernelImage, console: Callable[[], Path]) -> Watch | None:
-        if self.settings.where == "no":
-            return None
-        try:
-            return Watch(of_kernel(kernel, console, self.note))
-        except HarnessError as error:
-            if self.settings.where == "must":
-                raise
-            self.note(f"{kernel.label}: {error}: so it is not told by function what is noise")
-            return None
 
     def _prove_kvm(self, kernel: KernelImage) -> None:
         options = GuestOptions(accelerator="kvm", boot_timeout=30)

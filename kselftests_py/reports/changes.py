@@ -9,6 +9,7 @@ from rich.text import Text
 
 from kselftests_py.reports.comparison import LABELS, NOTHING, format_change, format_number, place_of
 from kselftests_py.reports.text import one_line
+from kselftests_py.reports.waterfall import STAGES
 from kselftests_py.results.regression import Change
 
 HEADINGS = ("more", "change", "p10 to p90, each")
@@ -31,12 +32,13 @@ def in_order(found: Iterable[Change]) -> list[Change]:
 
 def _place(change: Change) -> tuple[object, ...]:
     labels = change.labels
-    known = (*LABELS, "protection", "trapped")
+    known = (*LABELS, "protection", "trapped", "stage")
     rest = sorted(f"{name}={value}" for name, value in labels.items() if name not in known)
+    stage = [*STAGES].index(labels["stage"]) if labels.get("stage") in STAGES else len(STAGES)
     path = [place_of(labels.get(name, "")) for name in LABELS]
     protection = labels.get("protection", "")
     # Of two numbers the one with more digits is the larger.
-    return (*path, [(len(one), one) for one in rest], bool(protection), place_of(protection), change.name)
+    return (*path, [(len(one), one) for one in rest], bool(protection), place_of(protection), stage, change.name)
 
 
 def percent(change: Change) -> str:

@@ -10,7 +10,8 @@ import msgspec
 class Noise(msgspec.Struct, frozen=True):
     """Of paths that have one of the values of each of ``labels``: the figure may differ by ``most``, in its unit.
 
-    ``functions``: the only ones in which it does, and by how many instructions each; none: it may be in any.
+    ``functions``: the only ones in which it does, and by how many instructions each, ``most`` together; none: it may be
+    in any.
     """
 
     labels: dict[str, tuple[str, ...]]
@@ -46,13 +47,16 @@ _HUGE = _TICK | {"__zone_watermark_ok": 32}
 # Two threads take turns: a switch may be one of another kind.
 _SWITCH = {
     "dequeue_task_rt": 12,
-    "enqueue_top_rt_rq": 12,
     "psi_group_change": 8,
     "record_times": 8,
+}
+# ... or later, and what a fault maps around it depends on how far the other is.
+_AROUND = _SWITCH | {
+    "enqueue_top_rt_rq": 12,
+    "filemap_map_pages": 48,
+    "next_uptodate_folio": 96,
     "update_rt_rq_load_avg": 72,
 }
-# ... and what a fault maps around it depends on how far the other is.
-_AROUND = _SWITCH | {"filemap_map_pages": 48, "next_uptodate_folio": 96}
 
 NOISE = [
     # A stage has no sample of its own whose functions are known: that is the fault's.
@@ -61,8 +65,8 @@ NOISE = [
     Noise({"path": ("missing",)}, 160, _AROUND),
     Noise({"path": ("mremap-event",)}, 32, _SWITCH),
     # Samples of several kinds, and the median may be of one or the other: these differ in more functions.
-    Noise({"path": ("fork-event",)}, 32),
-    Noise({"path": ("fork",)}, 32, _MADE),
+    Noise({"path": ("fork-event",)}, 48),
+    Noise({"path": ("fork",)}, 48, _MADE),
     Noise({"path": ("exit",)}, 80, _ENDS),
     Noise({"path": ("gup", "gup-write", "absent-write"), "kind": ("thp", "hugetlb", "shmem_thp")}, 32, _HUGE),
     # Some 100 million instructions, with timer ticks. This is of a page: one instruction more of each is told.

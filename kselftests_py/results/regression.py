@@ -66,8 +66,8 @@ class Change(msgspec.Struct, frozen=True):
 
     @property
     def untold(self) -> bool:
-        """It is within the noise of a path whose functions would tell, and they are not known."""
-        return self.apart is None and 0 < abs(self.more) <= self.noise and bool(of_path(self.labels).functions)
+        """It is within the path's noise, and not told by function: whether it is noise is not known."""
+        return self.apart is None and 0 < abs(self.more) <= self.noise
 
     @property
     def verdict(self) -> str:
@@ -104,13 +104,21 @@ def changes(base: Sequence[Record], head: Sequence[Record]) -> list[Change]:
 
 def _apart(was: Record, now: Record, old: Metric, new: Metric) -> float | None:
     """``Change.apart`` of a figure that is *old* in *was* and *new* in *now*."""
-    remember = of_path(new.labels).functions
+    noise = of_path(new.labels)
     base, head = (record.where.get(_HISTOGRAM, Where(ticks=0)) for record in (was, now))
-    more = head.ticks - base.ticks
-    if not remember or not base.by or base.by != head.by or more != new.value - old.value:  # or: not of this figure
+    more = new.value - old.value
+    sampled = head.ticks - _overhead(now) - (base.ticks - _overhead(was))
+    if not noise.functions or not base.by or base.by != head.by or sampled != more:  # or: not of this figure
         return None
-    changed = {name: head.functions.get(name, 0) - base.functions.get(name, 0) for name in remember}
-    return more - sum(change for name, change in changed.items() if abs(change) <= remember[name])
+    changed = {name: head.functions.get(name, 0) - base.functions.get(name, 0) for name in noise.functions}
+    excused = sum(change for name, change in changed.items() if abs(change) <= noise.functions[name])
+    return more - max(-noise.most, min(noise.most, excused))
+
+
+def _overhead(record: Record) -> float:
+    """What was subtracted from the record's figures, where it says."""
+    exact = [one.value for one in record.metrics if one.mode == "exact" and one.labels.get("path") == _OVERHEAD]
+    return exact[0] if exact else 0.0
 
 
 def missing(base: Sequence[Record], head: Sequence[Record]) -> list[str]:
