@@ -33,10 +33,11 @@
 /* It ends with us. */
 static pid_t start_one(void)
 {
-	pid_t pid = fork();
+	pid_t we = getpid(), pid = fork();
 
 	if (pid == 0) {
-		if (prctl(PR_SET_PDEATHSIG, SIGKILL))
+		/* We may have ended before it asked to be told. */
+		if (prctl(PR_SET_PDEATHSIG, SIGKILL) || getppid() != we)
 			_exit(1);
 		for (;;)
 			pause();

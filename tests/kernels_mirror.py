@@ -173,7 +173,8 @@ class Mirror(Archive):
                     self.wfile.write(b"<html>Please log in to this network</html>")
                 elif mirror.mode == "stall" and self.path.endswith(".deb"):
                     self.send_response(200)
-                    self.send_header("Content-Length", "100000")
+                    # As long as the index says, or apt ends at once.
+                    self.send_header("Content-Length", str(Path(self.translate_path(self.path)).stat().st_size))
                     self.end_headers()
                     self.wfile.write(b"!<arch>\n")
                     self.wfile.flush()
