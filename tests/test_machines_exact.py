@@ -21,6 +21,7 @@ from kselftests_py.machines.exact import ExactGuest
 from kselftests_py.machines.guest import GuestOptions
 from kselftests_py.machines.machine import Loss, NeverUp
 from kselftests_py.measure import percentile
+from kselftests_py.results.noise import of_path
 
 pytest_plugins = ["machines_fixtures"]
 LOOP: dict[str, Any] = {"kind": "anon", "pages": 64, "rounds": 4, "clock": "tsc"}
@@ -89,7 +90,10 @@ def test_machines_that_booted_otherwise_have_the_same_figures(make_guest: MakeGu
                 cost = subject.path_cost(path, kind=kind, pages=pages, rounds=rounds, clock="tsc").histogram.counts
             found[-1][path, kind] = (percentile(cost, 10), percentile(cost, 50))
             guest.rewind()
-    assert found[0] == found[1]
+    # A process that has huge pages is in a hash of khugepaged's, by where it lies: one instruction an entry before it.
+    chain = {"exit": of_path({"path": "exit"}).functions["__khugepaged_exit"]}
+    apart = {of: max(abs(a - b) for a, b in zip(found[0][of], found[1][of], strict=True)) for of in found[0]}
+    assert {of: by for of, by in apart.items() if by > chain.get(of[0], 0)} == {}
 
 
 @pytest.mark.vm
