@@ -24,7 +24,6 @@ from kselftests_py.pytest_plugin.station import Need, Settings, Target
 from kselftests_py.reports.terminal import TerminalView
 from kselftests_py.results import RunFolder, Verdict, capsule, judge
 from kselftests_py.upstream import programs
-from kselftests_py.where import refusal
 
 DEFAULT_KERNEL = "debian:7.3"
 INTERRUPTED = 130
@@ -175,12 +174,7 @@ def run(options: Options, view: TerminalView) -> tuple[RunFolder, Verdict]:
             view.note(line)
     _check_sources(targets, names, view.note)
     folder = RunFolder.create(options.out)
-    where: Need = "must" if options.where else "no"
-    if options.apart and not options.where:
-        why = refusal(one.kernel for one in targets if isinstance(one.kernel, KernelImage))
-        where = "no" if why else "try"
-        if why:
-            view.note(f"{why}: so it is not told by function what is noise")
+    where: Need = "must" if options.where else "try" if options.apart else "no"
     settings = Settings(options.accel, options.cpus, options.memory, options.timeout, where)
     shown = {name: str(value) if isinstance(value, Path) else value for name, value in asdict(options).items()}
     prepared = kst_session.begin(folder, targets, settings, view, shown, options.controls)

@@ -7,6 +7,7 @@ from collections import Counter
 from pathlib import Path
 from typing import Any
 
+from kselftests_py.kernels import KernelImage
 from kselftests_py.measure import percentile, spread
 from kselftests_py.results import Host, KernelEntry, Manifest, Metric, Outcome, Record, RunFolder
 
@@ -201,3 +202,15 @@ def run_folder(path: Path, records: list[Record], run_manifest: Manifest | None 
     for one in records:
         run.append(one)
     return run
+
+
+HOW = {"probe": "p" * 64, "qemu": "QEMU 7", "memory": "1G"}
+"""How a kernel would be measured here."""
+PLUGIN = ("-plugin", "x")
+Tried = list[tuple[str, tuple[str, ...]]]
+"""Releases, and what QEMU was to be told of a plugin."""
+
+
+def made(spec: str, _note: object = None) -> KernelImage:
+    release = spec.removeprefix("debian:")
+    return KernelImage(spec, release, Path("vmlinuz"), None, None, {"7.2.13": "a", "7.3.4": "b"}[release] * 64, {})

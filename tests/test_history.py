@@ -5,25 +5,21 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from types import SimpleNamespace
 
 import pytest
 from click.testing import CliRunner
-from results_factory import record
+from results_factory import HOW, Tried, made, record
 from rich.console import Console
 
 from kselftests_py import cli, compare, history, run
 from kselftests_py.errors import HarnessError, UsageError
-from kselftests_py.kernels import KernelImage
-from kselftests_py.machines.exact import ExactGuest
-from kselftests_py.machines.machine import NeverUp
-from kselftests_py.pytest_plugin import known, session
 from kselftests_py.reports import history as report
 from kselftests_py.reports.terminal import TerminalView
 from kselftests_py.results import KernelEntry, Metric, Outcome, Record
 from kselftests_py.results import history as kept
 
-HOW = {"probe": "p" * 64, "qemu": "QEMU 7", "memory": "1G"}
+pytest_plugins = ["history_fixtures"]
+
 WHEN = "2026-11-24T15:00:00+00:00"
 ASYNC = {"path": "fault", "delivery": "async", "kind": "anon", "protection": "rwp", "access": "read"}
 TEST = "latency/test_fault_cost.py::test_fault_cost_in_instructions[rwp-async-anon-read]"
@@ -71,33 +67,14 @@ def test_a_damaged_history_is_named(cache: Path) -> None:
         kept.recall("a" * 64, HOW)
 
 
-def made(spec: str, _note: object = None) -> KernelImage:
-    release = spec.removeprefix("debian:")
-    return KernelImage(spec, release, Path("vmlinuz"), None, None, {"7.2.13": "a", "7.3.4": "b"}[release] * 64, {})
-
-
 @pytest.fixture
-def boots(monkeypatch: pytest.MonkeyPatch) -> list[str]:
-    """The kernels that were to be booted; each boot fails."""
-    tried: list[str] = []
-
-    def start(guest: ExactGuest) -> None:
-        tried.append(guest._image.release)
-        raise NeverUp("no boot here")
-
-    monkeypatch.setattr(session, "resolve", made)
-    monkeypatch.setattr(ExactGuest, "start", start)
-    monkeypatch.setattr("kselftests_py.pytest_plugin.station.agent", lambda: Path("agent"))
-    monkeypatch.setattr("kselftests_py.pytest_plugin.station.of_kernel", lambda *_: None)
-    watch = SimpleNamespace(options=(), close=lambda: None)
-    monkeypatch.setattr("kselftests_py.pytest_plugin.station.Watch", lambda _functions: watch)
-    monkeypatch.setattr(run, "refusal", lambda _images: "")
-    monkeypatch.setattr(known, "how", lambda memory: HOW | {"memory": memory})
+def tried(boots: Tried) -> Tried:
+    """``boots``, with a figure of each kernel known."""
     for release, value in (("7.2.13", 1500), ("7.3.4", 1501)):
         image = made(f"debian:{release}")
         kernel = KernelEntry(label=image.label, spec=image.spec, release=release, digest=image.digest)
         kept.remember(kernel, HOW, WHEN, figure(value))
-    return tried
+    return boots
 
 
 @pytest.mark.parametrize(
@@ -111,7 +88,7 @@ def boots(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     ids=["measured-before", "not-so", "again", "without-its-functions"],
 )
 def test_what_was_measured_before_is_not_booted(
-    tmp_path: Path, boots: list[str], memory: str, reuse: bool, where: bool, booted: list[str], word: str
+    tmp_path: Path, tried: Tried, memory: str, reuse: bool, where: bool, booted: list[str], word: str
 ) -> None:
     options = run.Options(
         expression="rwp-async-anon-read and instructions", memory=memory, out=tmp_path / "run", reuse=reuse,
@@ -119,13 +96,13 @@ def test_what_was_measured_before_is_not_booted(
     )  # fmt: skip
     view = TerminalView(Console(quiet=True))
     folder, found, verdict = compare.compare(options, "debian:7.3.4", "debian:7.2.13", 0, view)
-    assert (boots, verdict.word) == (booted, word)
+    assert ([release for release, _ in tried], verdict.word) == (booted, word)
     assert [change.more for change in found.changes] == ([] if booted else [1])
     told = [one.provenance.get("exact figures", "") for one in folder.manifest().kernels]
     assert all(WHEN in text for text in told) is not bool(booted)
 
 
-@pytest.mark.usefixtures("boots")
+@pytest.mark.usefixtures("tried")
 def test_a_comparison_as_json_says_of_each_path_what_it_became() -> None:
     told = CliRunner().invoke(
         cli.main, ["compare", "debian:7.3.4", "debian:7.2.13", "-k", "rwp-async-anon-read and instructions", "--json"]
@@ -136,7 +113,7 @@ def test_a_comparison_as_json_says_of_each_path_what_it_became() -> None:
     assert found["relation"].startswith("two kernels of different origin")
 
 
-@pytest.mark.usefixtures("boots")
+@pytest.mark.usefixtures("tried")
 def test_a_damaged_history_ends_a_comparison_in_one_line(cache: Path) -> None:
     for results in cache.glob("history/*/results.jsonl"):
         results.write_text("no record\n" + results.read_text())

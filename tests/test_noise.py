@@ -3,33 +3,32 @@ that is known, else by path. On made-up figures: no kernel is booted."""
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import io
 import json
+from collections.abc import Iterable
 from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
 import results_factory as factory
 from click.testing import CliRunner
-from results_factory import NEW, OLD, record
+from results_factory import HOW, NEW, OLD, PLUGIN, Tried, made, record
 from rich.console import Console
 
-from kselftests_py import cli, compare, run
+from kselftests_py import cli, compare
 from kselftests_py.errors import HarnessError
 from kselftests_py.kernels import KernelImage
-from kselftests_py.machines.exact import ExactGuest
-from kselftests_py.machines.machine import NeverUp
-from kselftests_py.pytest_plugin import known, session
 from kselftests_py.reports import changes as report
 from kselftests_py.reports import junit
 from kselftests_py.results import KernelEntry, Metric, Outcome, Record, Where
 from kselftests_py.results import history as kept
 from kselftests_py.results.noise import NOISE
 from kselftests_py.results.regression import changes, regressions
-from kselftests_py.where import made_by, of_kernel, refusal
+from kselftests_py.where import check, made_by, of_kernel
 
-pytest_plugins = ["machines_fixtures"]
+pytest_plugins = ["history_fixtures", "machines_fixtures"]
 
 FORK = {"path": "fork", "kind": "anon"}
 EXIT = {"path": "exit", "kind": "anon"}
@@ -179,34 +178,6 @@ def test_a_gate_that_was_blunt_says_so(
 
 
 ASKED = ["compare", "debian:7.3.4", "debian:7.2.13", "-k", "fork-anon and not wp and not rwp", "--jobs", "1"]
-HOW = {"memory": "1G"}
-
-
-def made(spec: str, _note: object = None) -> KernelImage:
-    release = spec.removeprefix("debian:")
-    return KernelImage(spec, release, Path("vmlinuz"), None, None, {"7.2.13": "a", "7.3.4": "b"}[release] * 64, {})
-
-
-@pytest.fixture
-def boots(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, ...]]:
-    """What QEMU was to be told of a plugin, at each boot; each boot fails."""
-    tried: list[tuple[str, ...]] = []
-
-    def start(guest: ExactGuest) -> None:
-        tried.append(tuple(guest._options.qemu))
-        raise NeverUp("no boot here")
-
-    monkeypatch.setenv("KST_CACHE", str(tmp_path / "cache"))
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(session, "resolve", made)
-    monkeypatch.setattr(ExactGuest, "start", start)
-    monkeypatch.setattr("kselftests_py.pytest_plugin.station.agent", lambda: Path("agent"))
-    monkeypatch.setattr("kselftests_py.pytest_plugin.station.of_kernel", lambda *_: None)
-    watch = SimpleNamespace(options=("-plugin", "x"), close=lambda: None)
-    monkeypatch.setattr("kselftests_py.pytest_plugin.station.Watch", lambda _functions: watch)
-    monkeypatch.setattr(run, "refusal", lambda _images: "")
-    monkeypatch.setattr(known, "how", lambda memory: HOW | {"memory": memory})
-    return tried
 
 
 def remember(by: str, dearer: str = "") -> None:
@@ -234,11 +205,11 @@ def remember(by: str, dearer: str = "") -> None:
     ],
 )
 def test_a_gate_counts_by_function_where_that_tells_noise_apart(
-    boots: list[tuple[str, ...]], options: list[str], by: str, booted: bool
+    boots: Tried, options: list[str], by: str, booted: bool
 ) -> None:
     remember(by)
     CliRunner().invoke(cli.main, [*ASKED, *options])
-    assert boots == ([("-plugin", "x")] * 2 if booted else [])
+    assert [options for _, options in boots] == ([PLUGIN] * 2 if booted else [])
 
 
 @pytest.mark.parametrize(("options", "counts"), [([], [0, 0]), (["--max-regression", "1"], [1, 1])])
@@ -251,9 +222,7 @@ def test_a_verdict_does_not_depend_on_what_is_in_the_cache(options: list[str], c
     assert [change["counts"], int(change["verdict"] == "dearer")] == counts
 
 
-def test_a_gate_does_without_functions_that_are_not_to_be_had(
-    boots: list[tuple[str, ...]], monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_gate_does_without_functions_that_are_not_to_be_had(boots: Tried, monkeypatch: pytest.MonkeyPatch) -> None:
     """Known before anything is booted, or when the first guest is asked: what was measured before is taken then."""
 
     def refuse(*_: object) -> None:
@@ -267,29 +236,34 @@ def test_a_gate_does_without_functions_that_are_not_to_be_had(
     told = CliRunner().invoke(cli.main, [*ASKED, "--where"])
     assert "no functions here" in told.output
     assert (boots, told.exit_code) == ([], 3)
-    monkeypatch.setattr(run, "refusal", lambda images: f"{len([*images])} refuse")
+
+    def refuse_all(images: Iterable[KernelImage]) -> None:
+        raise HarnessError(f"{len([*images])} refuse")
+
+    monkeypatch.setattr("kselftests_py.pytest_plugin.station.check", refuse_all)
     told = CliRunner().invoke(cli.main, [*ASKED, "--max-regression", "0"])
     assert "2 refuse: so it is not told by function what is noise" in told.output
     assert (boots, told.exit_code) == ([], 0)
 
 
-@pytest.mark.parametrize(("config", "told"), [("CONFIG_KALLSYMS=y\n", ""), ("# no\n", "without CONFIG_KALLSYMS")])
+@pytest.mark.parametrize(("config", "refused"), [("CONFIG_KALLSYMS=y\n", False), ("# no\n", True)])
 def test_a_kernel_without_names_is_told_before_it_is_booted(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, config: str, told: str
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, config: str, refused: bool
 ) -> None:
     (tmp_path / "config").write_text(config)
     image = dataclasses.replace(made("debian:7.3.4"), config=tmp_path / "config")
     monkeypatch.setattr("kselftests_py.where.watch.Watch", lambda _: SimpleNamespace(close=lambda: None))
-    assert told in refusal([image])
-    assert bool(refusal([image])) is bool(told)
-    assert not refusal([made("debian:7.3.4")])  # nothing is known of its configuration
+    with pytest.raises(HarnessError, match="without CONFIG_KALLSYMS") if refused else contextlib.nullcontext():
+        check([image])
+    check([made("debian:7.3.4")])  # nothing is known of its configuration
 
 
 def test_a_qemu_without_plugins_is_told_before_a_boot(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("kselftests_py.where.watch._ASKED", ["false"])
-    assert refusal([]).startswith("this QEMU does not take the plugin")
+    with pytest.raises(HarnessError, match=r"^this QEMU does not take the plugin"):
+        check([])
 
 
 @pytest.mark.vm
 def test_a_qemu_with_plugins_is_not_refused() -> None:
-    assert refusal([]) == ""
+    check([])  # raises nothing

@@ -59,8 +59,9 @@ def remember(run: Run, target: Target, record: Record) -> None:
 
 def _told_apart(record: Record, need: Need) -> bool:
     """Whether it is known which functions its instructions are in, by what tells them apart now, as far as needed."""
-    counts = need == "must" or any(of_path(metric.labels).functions for metric in record.metrics)
-    if need == "no" or record.outcome is Outcome.SKIP or not counts:
+    if need == "no" or record.outcome is Outcome.SKIP:
+        return True
+    if need == "try" and not any(of_path(metric.labels).functions for metric in record.metrics):
         return True
     return bool(record.where) and all(one.by == made_by() for one in record.where.values())
 

@@ -25,7 +25,7 @@ from kselftests_py.machines.ssh import SshHost
 from kselftests_py.machines.vng import VngGuest
 from kselftests_py.measure import percentile, samples
 from kselftests_py.results import KernelEntry, RunFolder, Where
-from kselftests_py.where import Watch, of_kernel
+from kselftests_py.where import Watch, check, of_kernel
 
 Profile = Literal["functional", "exact"]
 Need = Literal["no", "try", "must"]
@@ -202,14 +202,16 @@ class Bench:
 
     def ask_functions(self, targets: Iterable[Target]) -> None:
         """Where they need only be told as far as can be ("try"): of all of *targets*, or of none."""
-        for target in targets:
-            if self.settings.where != "try" or not isinstance(target.kernel, KernelImage):
-                continue
-            try:
-                of_kernel(target.kernel, partial(self.folder.new_console, target.label), self.note)
-            except HarnessError as error:
-                self.note(f"{target.label}: {error}: so it is not told by function what is noise")
-                self.settings = replace(self.settings, where="no")
+        kernels = {one.label: one.kernel for one in targets if isinstance(one.kernel, KernelImage)}
+        if self.settings.where != "try" or not kernels:
+            return
+        try:
+            check(kernels.values())
+            for label, kernel in kernels.items():
+                of_kernel(kernel, partial(self.folder.new_console, label), self.note)
+        except HarnessError as error:
+            self.note(f"{error}: so it is not told by function what is noise")
+            self.settings = replace(self.settings, where="no")
 
     def station(self, target: Target, profile: Profile) -> Station:
         """The running station; :raises KstError: it does not come up (remembered, not tried again and again)."""

@@ -43,18 +43,8 @@ _HISTOGRAMS, _VALUES = 16, 1024  # of a reply, and in one of them: more than the
 _RETRIED = 0.005  # the share of a sample that may have begun twice
 # Whether a QEMU takes a plugin: a machine without anything, which ends at once.
 _ASKED = [
-    QEMU,
-    "-M",
-    "none",
-    "-accel",
-    "tcg",
-    "-nodefaults",
-    "-no-user-config",
-    "-display",
-    "none",
-    "-monitor",
-    "stdio",
-]
+    QEMU, "-M", "none", "-accel", "tcg", "-nodefaults", "-no-user-config", "-display", "none", "-monitor", "stdio",
+]  # fmt: skip
 _ASKED_S = 30.0
 
 
@@ -180,17 +170,13 @@ class Watch:
         self._folder.cleanup()
 
 
-def refusal(images: Iterable[KernelImage]) -> str:
-    """Why it cannot be told in which functions of *images* instructions are, as far as that needs no boot; empty: it
-    seems that it can."""
+def check(images: Iterable[KernelImage]) -> None:
+    """What can be told without a boot; :raises HarnessError: of one of *images* it cannot be told in which functions
+    instructions are."""
     for image in images:
         if image.config is not None and image.config_value("CONFIG_KALLSYMS") is None:
-            return f"{image.label} is built without CONFIG_KALLSYMS"
-    try:
-        Watch(Functions([0, 1], ["none"], [])).close()
-    except HarnessError as error:
-        return str(error)
-    return ""
+            raise HarnessError(f"{image.label} is built without CONFIG_KALLSYMS")
+    Watch(Functions([0, 1], ["none"], [])).close()
 
 
 def _histograms(reply: bytes) -> Iterator[tuple[str, Counts]]:
