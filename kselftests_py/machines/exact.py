@@ -30,11 +30,11 @@ _SAVED = "saved.qcow2"
 # nokaslr, norandmaps: the same page tables, and the same digits in smaps, in each boot of a kernel. no_timer_check: it
 # does not spend a second of ours on seeing whether its timer works, as no guest of KVM's does (arch/x86/kernel/kvm.c).
 _APPEND = "console=ttyS0 nokaslr norandmaps tsc=reliable no_timer_check panic=-1 printk.devkmsg=on rdinit=/init"
-# QEMU's main loop moves the clock of an idle machine on to its next timer. It may find the machine idle a moment before
-# what was executed last is counted: the clock goes too far by that, and the machine is another from there on. 1 boot of
-# 40 was here, and each if something keeps the main loop busy. While QEMU records, its main loop and its CPU take turns
-# (replay_mutex_lock() of replay/replay-internal.c, 7.2); what it records is of no use. loadvm waits there for ever for
-# the CPU, if it has to switch on the APIC's vapic, an aid for old guests.
+# QEMU's main loop moves the clock of an idle machine on to its next timer (icount_start_warp_timer()). A CPU is idle
+# from do_hlt() on, but what it executed last is counted after that (icount_process_data()): in between the clock is
+# moved too far, and the machine is another from there on. 1 boot of 40 was here, and each beside a busy monitor.
+# While QEMU records, main loop and CPU take turns (replay_mutex_lock()); what it records is of no use. loadvm waits
+# for ever there, if it has to ask the CPU to switch on the APIC's vapic, an aid for old guests. All as of QEMU 7.2.
 _IN_TURNS = "rr=record,rrfile=/dev/null"
 _NO_CROWD = "kst: no crowd"  # on the console, of exact.sh
 _NEEDED = {
