@@ -86,12 +86,12 @@ def busy_monitor(console: Path) -> Iterator[list[int]]:
         (there,) = boots.glob(f"{os.getpid()}-*/{MONITOR}")
         with connected(there) as stream, contextlib.suppress(OSError):
             stream.settimeout(10)
-            while not done.is_set():
-                answer = b""
-                while not answer.endswith(b"(qemu) "):
-                    answer += stream.recv(65_536)
-                answers.append(len(answer))
-                stream.sendall(b"info status\n")
+            for line in stream.makefile("rb"):  # ends with QEMU
+                if done.is_set():
+                    return
+                if line.startswith((b"QEMU", b"VM status")):  # its greeting, an answer
+                    answers.append(len(line))
+                    stream.sendall(b"info status\n")
 
     thread = threading.Thread(target=ask)
     thread.start()

@@ -35,7 +35,7 @@ _APPEND = "console=ttyS0 nokaslr norandmaps tsc=reliable no_timer_check panic=-1
 # moved too far, and the machine is another from there on. 1 boot of 40 was here, and each beside a busy monitor.
 # While QEMU records, main loop and CPU take turns (replay_mutex_lock()); what it records is of no use. loadvm waits
 # for ever there, if it has to ask the CPU to switch on the APIC's vapic, an aid for old guests. All as of QEMU 7.2.
-_IN_TURNS = "rr=record,rrfile=/dev/null"
+_IN_TURNS = ["-icount", "shift=0,sleep=off,rr=record,rrfile=/dev/null", "-global", "apic.vapic=off"]
 _NO_CROWD = "kst: no crowd"  # on the console, of exact.sh
 _NEEDED = {
     "CONFIG_BLK_DEV_INITRD": "no initramfs, so it cannot have its system in memory",
@@ -69,7 +69,7 @@ def command(image: KernelImage, system: Path, disk: str, options: GuestOptions) 
                 raise BootError(f"{image.spec}: the kernel has {what}; build it with {symbol}")
     return [
         QEMU, "-nodefaults", "-no-user-config", "-display", "none", "-no-reboot", "-accel", "tcg", "-smp", "1",
-        "-icount", "shift=0,sleep=off," + _IN_TURNS, "-global", "apic.vapic=off", "-rtc", "base=2026-01-01,clock=vm",
+        *_IN_TURNS, "-rtc", "base=2026-01-01,clock=vm",
         "-seed", "1",  # of the random numbers that the guest is given: at boot, and by RDRAND
         "-S", "-gdb", f"unix:path={_DEBUGGER},server=on,wait=off",  # it stands still until the debugger is there
         "-drive", disk,  # no device of the guest's: where the machine is saved
